@@ -1,0 +1,9 @@
+module github.com/halleypush/halley/bench
+
+go 1.26.0
+
+replace github.com/halleypush/halley/proto => ../proto
+replace github.com/halleypush/halley/pkg => ../pkg
+replace github.com/halleypush/halley/services/pushcore => ../services/pushcore
+replace github.com/halleypush/halley/services/gateway => ../services/gateway
+replace github.com/halleypush/halley/services/halley => ../services/halley

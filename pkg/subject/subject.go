@@ -1,0 +1,44 @@
+// Package subject names the NATS subjects, streams and consumers that pushcore and the gateways share.
+package subject
+
+import (
+	"fmt"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+)
+
+const (
+	// AppChanged tells every process that an app's settings or keys changed; payload halley.gateway.v1.AppChanged.
+	AppChanged = "app.changed"
+	// ReceiptsDirect takes halley.ledger.v1.DirectReceipts.
+	ReceiptsDirect = "receipt.d"
+	// AllGateways is what a gateway subscribes to for audience slices of every app it has devices of.
+	AllGateways = "slice.*"
+)
+
+// Names of the JetStream streams. Everything in them can be made again from PostgreSQL, or heals with the next Pull.
+const (
+	// StreamReceiptsDirect keeps receipt.d, a work queue.
+	StreamReceiptsDirect = "RECEIPTS_DIRECT"
+	// StreamReceiptsAudience keeps receipt.a.>, a work queue with a consumer per partition.
+	StreamReceiptsAudience = "RECEIPTS_AUDIENCE"
+	// StreamSlices keeps work.slice.>, a work queue of slices to fan out.
+	StreamSlices = "SLICES"
+)
+
+// ReceiptsAudience returns the subject of one receipt partition; payload halley.ledger.v1.SliceReceipts.
+func ReceiptsAudience(partition int) string { return fmt.Sprintf("receipt.a.%d", partition) }
+
+// Slice returns the subject on which every gateway with devices of an app hears its audience slices.
+func Slice(app uint32) string { return fmt.Sprintf("slice.%d", app) }
+
+// WorkSlice returns the subject that wakes a worker for slices of an app.
+func WorkSlice(app uint32) string { return fmt.Sprintf("work.slice.%d", app) }
+
+// Gateway returns the subject of one incarnation for one verb: deliver, slice, poke or ping.
+func Gateway(incarnation *gatewayv1.Incarnation, verb string) string {
+	return "gw." + Incarnation(incarnation) + "." + verb
+}
+
+// Incarnation returns an incarnation's name, as subjects and routes carry it.
+func Incarnation(i *gatewayv1.Incarnation) string { return fmt.Sprintf("%s-%d", i.GetGateway(), i.GetNumber()) }
