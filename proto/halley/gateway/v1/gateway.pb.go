@@ -1390,7 +1390,10 @@ type Body struct {
 	// True for an audience push: its receipts are bitmaps, and repeats are known by (push, slice).
 	Audience bool `protobuf:"varint,5,opt,name=audience,proto3" json:"audience,omitempty"`
 	// False for kind data: handed over although notifications are off.
-	Notification  bool `protobuf:"varint,6,opt,name=notification,proto3" json:"notification,omitempty"`
+	Notification bool `protobuf:"varint,6,opt,name=notification,proto3" json:"notification,omitempty"`
+	// W3C traceparent of the call that accepted the push; empty if it is not sampled. (Not a NATS header: one request
+	// carries pushes of many calls.)
+	Trace         string `protobuf:"bytes,7,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1465,6 +1468,13 @@ func (x *Body) GetNotification() bool {
 		return x.Notification
 	}
 	return false
+}
+
+func (x *Body) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
 }
 
 // Subject gw.<gateway>-<number>.deliver, a NATS request: hand over direct pushes now.
@@ -2334,7 +2344,7 @@ const file_halley_gateway_v1_gateway_proto_rawDesc = "" +
 	"\x04more\x18\x04 \x01(\bR\x04more\".\n" +
 	"\x04Kept\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\rR\x04body\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\tR\x04user\"\xa4\x01\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"\xba\x01\n" +
 	"\x04Body\x12\x17\n" +
 	"\apush_id\x18\x01 \x01(\fR\x06pushId\x12\x12\n" +
 	"\x04json\x18\x02 \x01(\fR\x04json\x12\x10\n" +
@@ -2342,7 +2352,8 @@ const file_halley_gateway_v1_gateway_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x04 \x01(\x03R\texpiresAt\x12\x1a\n" +
 	"\baudience\x18\x05 \x01(\bR\baudience\x12\"\n" +
-	"\fnotification\x18\x06 \x01(\bR\fnotification\"\xfd\x01\n" +
+	"\fnotification\x18\x06 \x01(\bR\fnotification\x12\x14\n" +
+	"\x05trace\x18\a \x01(\tR\x05trace\"\xfd\x01\n" +
 	"\x0eDeliverRequest\x12/\n" +
 	"\x06bodies\x18\x01 \x03(\v2\x17.halley.gateway.v1.BodyR\x06bodies\x12B\n" +
 	"\atargets\x18\x02 \x03(\v2(.halley.gateway.v1.DeliverRequest.TargetR\atargets\x1av\n" +
