@@ -373,7 +373,9 @@ type RenewLeaseRequest struct {
 	// the lease: a gateway that NATS does not reach must not look alive.
 	NatsRoundTripAge *durationpb.Duration `protobuf:"bytes,3,opt,name=nats_round_trip_age,json=natsRoundTripAge,proto3" json:"nats_round_trip_age,omitempty"`
 	// How many sessions it holds, for people.
-	Sessions      uint32 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Sessions uint32 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// The gateway stops and has closed its sessions: end the incarnation now, so that nobody waits for its answers.
+	Ending        bool `protobuf:"varint,5,opt,name=ending,proto3" json:"ending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +436,13 @@ func (x *RenewLeaseRequest) GetSessions() uint32 {
 		return x.Sessions
 	}
 	return 0
+}
+
+func (x *RenewLeaseRequest) GetEnding() bool {
+	if x != nil {
+		return x.Ending
+	}
+	return false
 }
 
 type RenewLeaseResponse struct {
@@ -2240,12 +2249,13 @@ const file_halley_gateway_v1_gateway_proto_rawDesc = "" +
 	"\x1fhalley/gateway/v1/gateway.proto\x12\x11halley.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dhalley/device/v1/device.proto\"?\n" +
 	"\vIncarnation\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\rR\x06number\"\xcd\x01\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\"\xe5\x01\n" +
 	"\x11RenewLeaseRequest\x12@\n" +
 	"\vincarnation\x18\x01 \x01(\v2\x1e.halley.gateway.v1.IncarnationR\vincarnation\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12H\n" +
 	"\x13nats_round_trip_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x10natsRoundTripAge\x12\x1a\n" +
-	"\bsessions\x18\x04 \x01(\rR\bsessions\"\xfe\x01\n" +
+	"\bsessions\x18\x04 \x01(\rR\bsessions\x12\x16\n" +
+	"\x06ending\x18\x05 \x01(\bR\x06ending\"\xfe\x01\n" +
 	"\x12RenewLeaseResponse\x12D\n" +
 	"\x06status\x18\x01 \x01(\x0e2,.halley.gateway.v1.RenewLeaseResponse.StatusR\x06status\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12+\n" +
