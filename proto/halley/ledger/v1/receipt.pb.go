@@ -425,6 +425,69 @@ func (x *SliceReceipts) GetReceipts() []*SliceReceipt {
 	return nil
 }
 
+// Subject work.slice.<app>: one slice of an audience push is to be handed over. It only wakes a worker; what is to be done
+// stands in PostgreSQL.
+type SliceWork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	App   uint32                 `protobuf:"varint,1,opt,name=app,proto3" json:"app,omitempty"`
+	Slice uint32                 `protobuf:"varint,2,opt,name=slice,proto3" json:"slice,omitempty"`
+	// 16 bytes.
+	PushId        []byte `protobuf:"bytes,3,opt,name=push_id,json=pushId,proto3" json:"push_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SliceWork) Reset() {
+	*x = SliceWork{}
+	mi := &file_halley_ledger_v1_receipt_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SliceWork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SliceWork) ProtoMessage() {}
+
+func (x *SliceWork) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_ledger_v1_receipt_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SliceWork.ProtoReflect.Descriptor instead.
+func (*SliceWork) Descriptor() ([]byte, []int) {
+	return file_halley_ledger_v1_receipt_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SliceWork) GetApp() uint32 {
+	if x != nil {
+		return x.App
+	}
+	return 0
+}
+
+func (x *SliceWork) GetSlice() uint32 {
+	if x != nil {
+		return x.Slice
+	}
+	return 0
+}
+
+func (x *SliceWork) GetPushId() []byte {
+	if x != nil {
+		return x.PushId
+	}
+	return nil
+}
+
 var File_halley_ledger_v1_receipt_proto protoreflect.FileDescriptor
 
 const file_halley_ledger_v1_receipt_proto_rawDesc = "" +
@@ -446,7 +509,11 @@ const file_halley_ledger_v1_receipt_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\x0e2\x18.halley.ledger.v1.ReasonR\x06reason\x12\x1a\n" +
 	"\bordinals\x18\x06 \x01(\fR\bordinals\"K\n" +
 	"\rSliceReceipts\x12:\n" +
-	"\breceipts\x18\x01 \x03(\v2\x1e.halley.ledger.v1.SliceReceiptR\breceipts*\xe9\x01\n" +
+	"\breceipts\x18\x01 \x03(\v2\x1e.halley.ledger.v1.SliceReceiptR\breceipts\"L\n" +
+	"\tSliceWork\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\rR\x03app\x12\x14\n" +
+	"\x05slice\x18\x02 \x01(\rR\x05slice\x12\x17\n" +
+	"\apush_id\x18\x03 \x01(\fR\x06pushId*\xe9\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTEP_SENT\x10\x01\x12\x19\n" +
@@ -487,7 +554,7 @@ func file_halley_ledger_v1_receipt_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_ledger_v1_receipt_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_halley_ledger_v1_receipt_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_halley_ledger_v1_receipt_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_halley_ledger_v1_receipt_proto_goTypes = []any{
 	(Step)(0),              // 0: halley.ledger.v1.Step
 	(Reason)(0),            // 1: halley.ledger.v1.Reason
@@ -495,6 +562,7 @@ var file_halley_ledger_v1_receipt_proto_goTypes = []any{
 	(*DirectReceipts)(nil), // 3: halley.ledger.v1.DirectReceipts
 	(*SliceReceipt)(nil),   // 4: halley.ledger.v1.SliceReceipt
 	(*SliceReceipts)(nil),  // 5: halley.ledger.v1.SliceReceipts
+	(*SliceWork)(nil),      // 6: halley.ledger.v1.SliceWork
 }
 var file_halley_ledger_v1_receipt_proto_depIdxs = []int32{
 	0, // 0: halley.ledger.v1.DirectReceipt.step:type_name -> halley.ledger.v1.Step
@@ -521,7 +589,7 @@ func file_halley_ledger_v1_receipt_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_ledger_v1_receipt_proto_rawDesc), len(file_halley_ledger_v1_receipt_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
