@@ -8,8 +8,9 @@
 //
 //	generation (4 bytes) ‖ HMAC-SHA-256(secret key, token ‖ generation) (32 bytes)
 //
-// so it is 48 characters. Integers are big-endian. Keys are derived per app from the letter's master key with HKDF-SHA-256,
-// so a gateway needs to hold keys only for the apps it serves.
+// so it is 48 characters. Integers are big-endian. Both keys are derived from the letter's master key with HKDF-SHA-256: the
+// token key is the same for all apps, so that a token tells its app; the secret key is the app's own, so that a gateway can
+// check secrets only of the apps it serves.
 package token
 
 import (
@@ -60,14 +61,17 @@ func Derive(master []byte, letter byte, app uint32) (AppKeys, error) {
 	if letter < 'a' || letter > 'z' {
 		return AppKeys{}, fmt.Errorf("key letter %q is not one of a-z", letter)
 	}
-	info := fmt.Sprintf("halley device keys v1 %c %d", letter, app)
-	out, err := hkdf.Key(sha256.New, master, nil, info, 16+32)
-	if err != nil {
-		return AppKeys{}, fmt.Errorf("derive device keys: %w", err)
-	}
 	keys := AppKeys{Letter: letter}
-	copy(keys.TokenKey[:], out[:16])
-	copy(keys.SecretKey[:], out[16:])
+	tokenKey, err := hkdf.Key(sha256.New, master, nil, fmt.Sprintf("halley token key v1 %c", letter), len(keys.TokenKey))
+	if err != nil {
+		return AppKeys{}, fmt.Errorf("derive token key: %w", err)
+	}
+	secretKey, err := hkdf.Key(sha256.New, master, nil, fmt.Sprintf("halley secret key v1 %c %d", letter, app), len(keys.SecretKey))
+	if err != nil {
+		return AppKeys{}, fmt.Errorf("derive secret key: %w", err)
+	}
+	copy(keys.TokenKey[:], tokenKey)
+	copy(keys.SecretKey[:], secretKey)
 	return keys, nil
 }
 
@@ -118,26 +122,35 @@ func (c *Codec) Token(letter byte, number uint64) (string, error) {
 	return string(out[:]), nil
 }
 
-// Ordinal returns the ordinal inside a token, or ErrMalformed. It does not say whether the device exists.
+// Ordinal returns the ordinal inside a token of the codec's app, or ErrMalformed. It does not say whether the device exists.
 func (c *Codec) Ordinal(token string) (uint64, error) {
-	if len(token) != Length {
+	app, number, err := c.Locate(token)
+	if err != nil || app != c.app {
 		return 0, ErrMalformed
+	}
+	return number, nil
+}
+
+// Locate returns the app and the ordinal inside a token of any app of the installation, or ErrMalformed.
+func (c *Codec) Locate(token string) (app uint32, number uint64, err error) {
+	if len(token) != Length {
+		return 0, 0, ErrMalformed
 	}
 	keys, ok := c.letters[token[0]]
 	if !ok {
-		return 0, ErrMalformed
+		return 0, 0, ErrMalformed
 	}
 	var sealed [aes.BlockSize + 2]byte // base64 decoding of 22 characters writes 16 bytes, but asks for room
 	n, err := strictBase64.Decode(sealed[:], []byte(token[1:]))
 	if err != nil || n != aes.BlockSize {
-		return 0, ErrMalformed
+		return 0, 0, ErrMalformed
 	}
 	var plain [aes.BlockSize]byte
 	keys.block.Decrypt(plain[:], sealed[:aes.BlockSize])
-	if binary.BigEndian.Uint32(plain[0:4]) != c.app || [7]byte(plain[9:]) != [7]byte{} {
-		return 0, ErrMalformed
+	if [7]byte(plain[9:]) != [7]byte{} {
+		return 0, 0, ErrMalformed
 	}
-	return uint64(plain[4])<<32 | uint64(binary.BigEndian.Uint32(plain[5:9])), nil
+	return binary.BigEndian.Uint32(plain[:4]), uint64(plain[4])<<32 | uint64(binary.BigEndian.Uint32(plain[5:9])), nil
 }
 
 // Secret returns the secret of a token in a generation.

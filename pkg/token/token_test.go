@@ -37,10 +37,10 @@ func TestVectors(t *testing.T) {
 		token      string
 		secret     string
 	}{
-		{'a', 1, 0, 1, "aw7cQraovOnkbx4-JvXtFmw", "AAAAAZNzNWX2FmWc5BggD9-NaAvb33W5mHciML3Ofuy2_WFi"},
-		{'a', 1, 1, 2, "atRTrf3aGCaqhn_qfaKR_tA", "AAAAAqnJ44N-XXA-Kg8_W9A8VySkSXFpP_uAkk_QP1wZ827Y"},
-		{'b', 1, 1, 2, "bVOPDqMzR8TNJtwSyGfFrrg", "AAAAAqikz6mHfnrC0LzSI8rFIdvQjJs7VZk2MoXEAoEzK9Ba"},
-		{'a', 4294967295, ordinal.Max, 4294967295, "ay9oZTuKY89KV1Fyw65IVvQ", "_____4C-XsUzUNInwG3TZmGRgqTeAvbvrncXQbOidiMoocUZ"},
+		{'a', 1, 0, 1, "aKF1qrcx0cVH_Gvt5tFkEPA", "AAAAAWudEQHpb_IKemw4ekvFlw8arego55gmBj2CemY_GvP7"},
+		{'a', 1, 1, 2, "a-2BYz-p5Xg35nkA3xb4s_g", "AAAAAirpDuQ6eR3zvFgR7Ee5hQbNu65I5OZnUmKhfjnc_3WO"},
+		{'b', 1, 1, 2, "bHX-FLJO2c-QKgcZYBMGRyA", "AAAAAre_PVClLFQwsi4vq9je_Ir6zCQ6Qpb6Q_1JE9-9mNy6"},
+		{'a', 4294967295, ordinal.Max, 4294967295, "arSazT902In_qLq-zXHczbw", "_____0nD0BhQPYTs-Z7Y_dCqPCdjtXJPmx1srMJPQ-5D8xjh"},
 	} {
 		c := codec(t, v.app, "ab")
 		tok, err := c.Token(v.letter, v.ordinal)
@@ -67,8 +67,22 @@ func TestATokenIsForOneAppOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := codec(t, 2, "a").Ordinal(tok); !errors.Is(err, token.ErrMalformed) {
+	other := codec(t, 2, "a")
+	if _, err := other.Ordinal(tok); !errors.Is(err, token.ErrMalformed) {
 		t.Errorf("another app's codec says %v", err)
+	}
+	if app, n, err := other.Locate(tok); err != nil || app != 1 || n != 7 {
+		t.Errorf("Locate = app %d, ordinal %d, %v", app, n, err)
+	}
+}
+
+func TestAnAppsSecretsAreMadeWithItsOwnKey(t *testing.T) {
+	t.Parallel()
+	one, two := codec(t, 1, "a"), codec(t, 2, "a")
+	tok, _ := one.Token('a', 7)
+	forged, _ := two.Secret(tok, 1)
+	if _, _, err := one.Verify(tok, forged); !errors.Is(err, token.ErrSecret) {
+		t.Errorf("a secret made with another app's key: %v", err)
 	}
 }
 
