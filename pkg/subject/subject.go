@@ -41,4 +41,6 @@ func Gateway(incarnation *gatewayv1.Incarnation, verb string) string {
 }
 
 // Incarnation returns an incarnation's name, as subjects and routes carry it.
-func Incarnation(i *gatewayv1.Incarnation) string { return fmt.Sprintf("%s-%d", i.GetGateway(), i.GetNumber()) }
+func Incarnation(i *gatewayv1.Incarnation) string {
+	return fmt.Sprintf("%s-%d", i.GetGateway(), i.GetNumber())
+}

@@ -1,0 +1,97 @@
+// Package natsbus connects services to NATS, all in the same way.
+package natsbus
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/halleypush/halley/pkg/config"
+)
+
+// Config says where NATS is and who the service is there.
+type Config struct {
+	URL          string        `yaml:"url" env:"URL" default:"nats://127.0.0.1:4222" doc:"addresses of the NATS cluster, with commas"`
+	User         string        `yaml:"user" env:"USER" doc:"user name: pushcore, gateway or sender"`
+	Password     config.Secret `yaml:"password" env:"PASSWORD" doc:"password of the user"`
+	PasswordFile string        `yaml:"password_file" env:"PASSWORD_FILE" doc:"a file with the password"`
+	CA           string        `yaml:"ca" env:"CA" doc:"file with the certificates that sign the servers'; empty: the system's, if the address is tls://"`
+	Cert         string        `yaml:"cert" env:"CERT" doc:"file with this client's certificate, for mutual TLS"`
+	Key          string        `yaml:"key" env:"KEY" doc:"file with this client's key, for mutual TLS"`
+}
+
+const (
+	// pingEvery and pingsLost notice a server that is gone within 6 s at the most.
+	pingEvery = 2 * time.Second
+	pingsLost = 2
+	// reconnectWait and its jitter pace reconnects, so that a restarted server is not run over.
+	reconnectWait = 250 * time.Millisecond
+)
+
+// Events are what happens to a connection. Each may be nil. They are called from the client's own goroutine, in order, and
+// must not block.
+type Events struct {
+	// Gap is called when messages may have been missed: the connection is back after it was gone, or a subscription was too
+	// slow and dropped some.
+	Gap func(reason string)
+	// Down is called when the connection is lost.
+	Down func()
+}
+
+// Connect returns a connection that reconnects for ever and is usable, though not connected, while NATS is away: publishing
+// fails at once then, nothing is held back. name shows up in the server's monitoring. The connection's inboxes are
+// _INBOX_<user>.>, which is all that the user may subscribe to of its kind.
+func Connect(name string, c Config, log *slog.Logger, events Events, opts ...nats.Option) (*nats.Conn, error) {
+	log = log.With("connection", name)
+	settings := []nats.Option{
+		nats.Name(name),
+		nats.UserInfo(c.User, c.Password.Reveal()),
+		nats.CustomInboxPrefix(Inbox(c.User)),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.CustomReconnectDelay(func(int) time.Duration { return reconnectWait + rand.N(reconnectWait) }),
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsLost),
+		nats.ConnectHandler(func(*nats.Conn) { log.Info("connected to NATS") }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			log.Warn("NATS connection lost", "error", err)
+			if events.Down != nil {
+				events.Down()
+			}
+		}),
+		nats.ReconnectHandler(func(conn *nats.Conn) {
+			log.Info("NATS connection is back", "server", conn.ConnectedServerName())
+			if events.Gap != nil {
+				events.Gap("reconnected")
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			on := ""
+			if sub != nil {
+				on = sub.Subject
+			}
+			log.Error("NATS error", "subject", on, "error", err)
+			if events.Gap != nil && err == nats.ErrSlowConsumer { //nolint:errorlint // the client passes the value itself
+				events.Gap("slow consumer on " + on)
+			}
+		}),
+	}
+	if c.CA != "" {
+		settings = append(settings, nats.RootCAs(c.CA))
+	}
+	if c.Cert != "" {
+		settings = append(settings, nats.ClientCert(c.Cert, c.Key))
+	}
+	conn, err := nats.Connect(c.URL, append(settings, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	return conn, nil
+}
+
+// Inbox returns the prefix of a user's reply subjects.
+func Inbox(user string) string { return "_INBOX_" + user }
