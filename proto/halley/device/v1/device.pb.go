@@ -11,6 +11,7 @@ package devicev1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -77,7 +78,7 @@ func (x Event_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Type.Descriptor instead.
 func (Event_Type) EnumDescriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{9, 0}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type Message_Kind int32
@@ -131,7 +132,7 @@ func (x Message_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Message_Kind.Descriptor instead.
 func (Message_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{14, 0}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Message_Priority int32
@@ -183,7 +184,7 @@ func (x Message_Priority) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Message_Priority.Descriptor instead.
 func (Message_Priority) EnumDescriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{14, 1}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{15, 1}
 }
 
 type Click_Type int32
@@ -238,7 +239,7 @@ func (x Click_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Click_Type.Descriptor instead.
 func (Click_Type) EnumDescriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{15, 0}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // POST /device/v1/register: the first step of a phone that does not register over MQTT 5.
@@ -486,6 +487,51 @@ func (x *Report) GetChannelTokens() []*ChannelToken {
 	return nil
 }
 
+type ReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// On the wire it is the whole body.
+	Report        *Report `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_halley_device_v1_device_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_device_v1_device_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReportRequest) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -494,7 +540,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[3]
+	mi := &file_halley_device_v1_device_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +552,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[3]
+	mi := &file_halley_device_v1_device_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +565,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{3}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{4}
 }
 
 // A vendor's token for the device.
@@ -537,7 +583,7 @@ type ChannelToken struct {
 
 func (x *ChannelToken) Reset() {
 	*x = ChannelToken{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[4]
+	mi := &file_halley_device_v1_device_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +595,7 @@ func (x *ChannelToken) String() string {
 func (*ChannelToken) ProtoMessage() {}
 
 func (x *ChannelToken) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[4]
+	mi := &file_halley_device_v1_device_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +608,7 @@ func (x *ChannelToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelToken.ProtoReflect.Descriptor instead.
 func (*ChannelToken) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{4}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ChannelToken) GetChannel() string {
@@ -605,7 +651,7 @@ type BindRequest struct {
 
 func (x *BindRequest) Reset() {
 	*x = BindRequest{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[5]
+	mi := &file_halley_device_v1_device_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +663,7 @@ func (x *BindRequest) String() string {
 func (*BindRequest) ProtoMessage() {}
 
 func (x *BindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[5]
+	mi := &file_halley_device_v1_device_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +676,7 @@ func (x *BindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRequest.ProtoReflect.Descriptor instead.
 func (*BindRequest) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{5}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BindRequest) GetUser() string {
@@ -657,7 +703,7 @@ type BindResponse struct {
 
 func (x *BindResponse) Reset() {
 	*x = BindResponse{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[6]
+	mi := &file_halley_device_v1_device_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +715,7 @@ func (x *BindResponse) String() string {
 func (*BindResponse) ProtoMessage() {}
 
 func (x *BindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[6]
+	mi := &file_halley_device_v1_device_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +728,7 @@ func (x *BindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindResponse.ProtoReflect.Descriptor instead.
 func (*BindResponse) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{6}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BindResponse) GetUser() string {
@@ -702,7 +748,7 @@ type UnbindRequest struct {
 
 func (x *UnbindRequest) Reset() {
 	*x = UnbindRequest{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[7]
+	mi := &file_halley_device_v1_device_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +760,7 @@ func (x *UnbindRequest) String() string {
 func (*UnbindRequest) ProtoMessage() {}
 
 func (x *UnbindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[7]
+	mi := &file_halley_device_v1_device_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +773,7 @@ func (x *UnbindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRequest.ProtoReflect.Descriptor instead.
 func (*UnbindRequest) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{7}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UnbindRequest) GetUser() string {
@@ -745,7 +791,7 @@ type UnbindResponse struct {
 
 func (x *UnbindResponse) Reset() {
 	*x = UnbindResponse{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[8]
+	mi := &file_halley_device_v1_device_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +803,7 @@ func (x *UnbindResponse) String() string {
 func (*UnbindResponse) ProtoMessage() {}
 
 func (x *UnbindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[8]
+	mi := &file_halley_device_v1_device_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +816,7 @@ func (x *UnbindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindResponse.ProtoReflect.Descriptor instead.
 func (*UnbindResponse) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{8}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{9}
 }
 
 // One thing that happened to a message on the phone.
@@ -792,7 +838,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[9]
+	mi := &file_halley_device_v1_device_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +850,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[9]
+	mi := &file_halley_device_v1_device_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +863,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Event) GetPushId() string {
@@ -871,7 +917,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[10]
+	mi := &file_halley_device_v1_device_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +929,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[10]
+	mi := &file_halley_device_v1_device_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +942,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{10}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EventsRequest) GetEvents() []*Event {
@@ -914,7 +960,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[11]
+	mi := &file_halley_device_v1_device_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +972,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[11]
+	mi := &file_halley_device_v1_device_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +985,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{11}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{12}
 }
 
 type PendingRequest struct {
@@ -952,7 +998,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[12]
+	mi := &file_halley_device_v1_device_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1010,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[12]
+	mi := &file_halley_device_v1_device_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1023,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{12}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PendingRequest) GetLimit() int32 {
@@ -997,7 +1043,7 @@ type PendingResponse struct {
 
 func (x *PendingResponse) Reset() {
 	*x = PendingResponse{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[13]
+	mi := &file_halley_device_v1_device_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1055,7 @@ func (x *PendingResponse) String() string {
 func (*PendingResponse) ProtoMessage() {}
 
 func (x *PendingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[13]
+	mi := &file_halley_device_v1_device_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1068,7 @@ func (x *PendingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingResponse.ProtoReflect.Descriptor instead.
 func (*PendingResponse) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{13}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PendingResponse) GetMessages() []*Message {
@@ -1064,7 +1110,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[14]
+	mi := &file_halley_device_v1_device_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1122,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[14]
+	mi := &file_halley_device_v1_device_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1135,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{14}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Message) GetPushId() string {
@@ -1235,7 +1281,7 @@ type Click struct {
 
 func (x *Click) Reset() {
 	*x = Click{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[15]
+	mi := &file_halley_device_v1_device_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1293,7 @@ func (x *Click) String() string {
 func (*Click) ProtoMessage() {}
 
 func (x *Click) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[15]
+	mi := &file_halley_device_v1_device_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1306,7 @@ func (x *Click) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Click.ProtoReflect.Descriptor instead.
 func (*Click) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{15}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Click) GetType() Click_Type {
@@ -1290,7 +1336,7 @@ type Badge struct {
 
 func (x *Badge) Reset() {
 	*x = Badge{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[16]
+	mi := &file_halley_device_v1_device_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1348,7 @@ func (x *Badge) String() string {
 func (*Badge) ProtoMessage() {}
 
 func (x *Badge) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[16]
+	mi := &file_halley_device_v1_device_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1361,7 @@ func (x *Badge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Badge.ProtoReflect.Descriptor instead.
 func (*Badge) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{16}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Badge) GetChange() isBadge_Change {
@@ -1375,7 +1421,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_halley_device_v1_device_proto_msgTypes[17]
+	mi := &file_halley_device_v1_device_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1433,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_device_v1_device_proto_msgTypes[17]
+	mi := &file_halley_device_v1_device_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1446,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{17}
+	return file_halley_device_v1_device_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Error) GetCode() string {
@@ -1435,7 +1481,7 @@ var File_halley_device_v1_device_proto protoreflect.FileDescriptor
 
 const file_halley_device_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x1dhalley/device/v1/device.proto\x12\x10halley.device.v1\x1a\x1bbuf/validate/validate.proto\"\xd1\x01\n" +
+	"\x1dhalley/device/v1/device.proto\x12\x10halley.device.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xd1\x01\n" +
 	"\x0fRegisterRequest\x123\n" +
 	"\x03app\x18\x01 \x01(\tB!\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12)\n" +
 	"\n" +
@@ -1472,7 +1518,9 @@ const file_halley_device_v1_device_proto_rawDesc = "" +
 	"\a_localeB\f\n" +
 	"\n" +
 	"_time_zoneB\x10\n" +
-	"\x0e_notifications\"\x10\n" +
+	"\x0e_notifications\"A\n" +
+	"\rReportRequest\x120\n" +
+	"\x06report\x18\x01 \x01(\v2\x18.halley.device.v1.ReportR\x06report\"\x10\n" +
 	"\x0eReportResponse\"\x81\x02\n" +
 	"\fChannelToken\x12f\n" +
 	"\achannel\x18\x01 \x01(\tBL\xbaHIrGR\x04apnsR\x03fcmR\x06huaweiR\aharmonyR\x05honorR\x06xiaomiR\x04oppoR\x04vivoR\x05meizuR\awebpushR\achannel\x12\x1e\n" +
@@ -1568,7 +1616,14 @@ const file_halley_device_v1_device_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12$\n" +
-	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMsB\xc3\x01\n" +
+	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs2\x96\x05\n" +
+	"\fPhoneService\x12q\n" +
+	"\bRegister\x12!.halley.device.v1.RegisterRequest\x1a\".halley.device.v1.RegisterResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/device/v1/register\x12n\n" +
+	"\x06Report\x12\x1f.halley.device.v1.ReportRequest\x1a .halley.device.v1.ReportResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x06report\"\x11/device/v1/report\x12a\n" +
+	"\x04Bind\x12\x1d.halley.device.v1.BindRequest\x1a\x1e.halley.device.v1.BindResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/device/v1/bind\x12i\n" +
+	"\x06Unbind\x12\x1f.halley.device.v1.UnbindRequest\x1a .halley.device.v1.UnbindResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/device/v1/unbind\x12i\n" +
+	"\x06Events\x12\x1f.halley.device.v1.EventsRequest\x1a .halley.device.v1.EventsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/device/v1/events\x12j\n" +
+	"\aPending\x12 .halley.device.v1.PendingRequest\x1a!.halley.device.v1.PendingResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/device/v1/pendingB\xc3\x01\n" +
 	"\x14com.halley.device.v1B\vDeviceProtoP\x01Z<github.com/halleypush/halley/proto/halley/device/v1;devicev1\xa2\x02\x03HDX\xaa\x02\x10Halley.Device.V1\xca\x02\x10Halley\\Device\\V1\xe2\x02\x1cHalley\\Device\\V1\\GPBMetadata\xea\x02\x12Halley::Device::V1b\x06proto3"
 
 var (
@@ -1584,7 +1639,7 @@ func file_halley_device_v1_device_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_device_v1_device_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_halley_device_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_halley_device_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_halley_device_v1_device_proto_goTypes = []any{
 	(Event_Type)(0),          // 0: halley.device.v1.Event.Type
 	(Message_Kind)(0),        // 1: halley.device.v1.Message.Kind
@@ -1593,40 +1648,54 @@ var file_halley_device_v1_device_proto_goTypes = []any{
 	(*RegisterRequest)(nil),  // 4: halley.device.v1.RegisterRequest
 	(*RegisterResponse)(nil), // 5: halley.device.v1.RegisterResponse
 	(*Report)(nil),           // 6: halley.device.v1.Report
-	(*ReportResponse)(nil),   // 7: halley.device.v1.ReportResponse
-	(*ChannelToken)(nil),     // 8: halley.device.v1.ChannelToken
-	(*BindRequest)(nil),      // 9: halley.device.v1.BindRequest
-	(*BindResponse)(nil),     // 10: halley.device.v1.BindResponse
-	(*UnbindRequest)(nil),    // 11: halley.device.v1.UnbindRequest
-	(*UnbindResponse)(nil),   // 12: halley.device.v1.UnbindResponse
-	(*Event)(nil),            // 13: halley.device.v1.Event
-	(*EventsRequest)(nil),    // 14: halley.device.v1.EventsRequest
-	(*EventsResponse)(nil),   // 15: halley.device.v1.EventsResponse
-	(*PendingRequest)(nil),   // 16: halley.device.v1.PendingRequest
-	(*PendingResponse)(nil),  // 17: halley.device.v1.PendingResponse
-	(*Message)(nil),          // 18: halley.device.v1.Message
-	(*Click)(nil),            // 19: halley.device.v1.Click
-	(*Badge)(nil),            // 20: halley.device.v1.Badge
-	(*Error)(nil),            // 21: halley.device.v1.Error
-	nil,                      // 22: halley.device.v1.Message.DataEntry
+	(*ReportRequest)(nil),    // 7: halley.device.v1.ReportRequest
+	(*ReportResponse)(nil),   // 8: halley.device.v1.ReportResponse
+	(*ChannelToken)(nil),     // 9: halley.device.v1.ChannelToken
+	(*BindRequest)(nil),      // 10: halley.device.v1.BindRequest
+	(*BindResponse)(nil),     // 11: halley.device.v1.BindResponse
+	(*UnbindRequest)(nil),    // 12: halley.device.v1.UnbindRequest
+	(*UnbindResponse)(nil),   // 13: halley.device.v1.UnbindResponse
+	(*Event)(nil),            // 14: halley.device.v1.Event
+	(*EventsRequest)(nil),    // 15: halley.device.v1.EventsRequest
+	(*EventsResponse)(nil),   // 16: halley.device.v1.EventsResponse
+	(*PendingRequest)(nil),   // 17: halley.device.v1.PendingRequest
+	(*PendingResponse)(nil),  // 18: halley.device.v1.PendingResponse
+	(*Message)(nil),          // 19: halley.device.v1.Message
+	(*Click)(nil),            // 20: halley.device.v1.Click
+	(*Badge)(nil),            // 21: halley.device.v1.Badge
+	(*Error)(nil),            // 22: halley.device.v1.Error
+	nil,                      // 23: halley.device.v1.Message.DataEntry
 }
 var file_halley_device_v1_device_proto_depIdxs = []int32{
 	6,  // 0: halley.device.v1.RegisterRequest.report:type_name -> halley.device.v1.Report
-	8,  // 1: halley.device.v1.Report.channel_tokens:type_name -> halley.device.v1.ChannelToken
-	0,  // 2: halley.device.v1.Event.type:type_name -> halley.device.v1.Event.Type
-	13, // 3: halley.device.v1.EventsRequest.events:type_name -> halley.device.v1.Event
-	18, // 4: halley.device.v1.PendingResponse.messages:type_name -> halley.device.v1.Message
-	1,  // 5: halley.device.v1.Message.kind:type_name -> halley.device.v1.Message.Kind
-	19, // 6: halley.device.v1.Message.click:type_name -> halley.device.v1.Click
-	20, // 7: halley.device.v1.Message.badge:type_name -> halley.device.v1.Badge
-	22, // 8: halley.device.v1.Message.data:type_name -> halley.device.v1.Message.DataEntry
-	2,  // 9: halley.device.v1.Message.priority:type_name -> halley.device.v1.Message.Priority
-	3,  // 10: halley.device.v1.Click.type:type_name -> halley.device.v1.Click.Type
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 1: halley.device.v1.Report.channel_tokens:type_name -> halley.device.v1.ChannelToken
+	6,  // 2: halley.device.v1.ReportRequest.report:type_name -> halley.device.v1.Report
+	0,  // 3: halley.device.v1.Event.type:type_name -> halley.device.v1.Event.Type
+	14, // 4: halley.device.v1.EventsRequest.events:type_name -> halley.device.v1.Event
+	19, // 5: halley.device.v1.PendingResponse.messages:type_name -> halley.device.v1.Message
+	1,  // 6: halley.device.v1.Message.kind:type_name -> halley.device.v1.Message.Kind
+	20, // 7: halley.device.v1.Message.click:type_name -> halley.device.v1.Click
+	21, // 8: halley.device.v1.Message.badge:type_name -> halley.device.v1.Badge
+	23, // 9: halley.device.v1.Message.data:type_name -> halley.device.v1.Message.DataEntry
+	2,  // 10: halley.device.v1.Message.priority:type_name -> halley.device.v1.Message.Priority
+	3,  // 11: halley.device.v1.Click.type:type_name -> halley.device.v1.Click.Type
+	4,  // 12: halley.device.v1.PhoneService.Register:input_type -> halley.device.v1.RegisterRequest
+	7,  // 13: halley.device.v1.PhoneService.Report:input_type -> halley.device.v1.ReportRequest
+	10, // 14: halley.device.v1.PhoneService.Bind:input_type -> halley.device.v1.BindRequest
+	12, // 15: halley.device.v1.PhoneService.Unbind:input_type -> halley.device.v1.UnbindRequest
+	15, // 16: halley.device.v1.PhoneService.Events:input_type -> halley.device.v1.EventsRequest
+	17, // 17: halley.device.v1.PhoneService.Pending:input_type -> halley.device.v1.PendingRequest
+	5,  // 18: halley.device.v1.PhoneService.Register:output_type -> halley.device.v1.RegisterResponse
+	8,  // 19: halley.device.v1.PhoneService.Report:output_type -> halley.device.v1.ReportResponse
+	11, // 20: halley.device.v1.PhoneService.Bind:output_type -> halley.device.v1.BindResponse
+	13, // 21: halley.device.v1.PhoneService.Unbind:output_type -> halley.device.v1.UnbindResponse
+	16, // 22: halley.device.v1.PhoneService.Events:output_type -> halley.device.v1.EventsResponse
+	18, // 23: halley.device.v1.PhoneService.Pending:output_type -> halley.device.v1.PendingResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_halley_device_v1_device_proto_init() }
@@ -1635,7 +1704,7 @@ func file_halley_device_v1_device_proto_init() {
 		return
 	}
 	file_halley_device_v1_device_proto_msgTypes[2].OneofWrappers = []any{}
-	file_halley_device_v1_device_proto_msgTypes[16].OneofWrappers = []any{
+	file_halley_device_v1_device_proto_msgTypes[17].OneofWrappers = []any{
 		(*Badge_Set)(nil),
 		(*Badge_Add)(nil),
 	}
@@ -1645,9 +1714,9 @@ func file_halley_device_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_device_v1_device_proto_rawDesc), len(file_halley_device_v1_device_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_halley_device_v1_device_proto_goTypes,
 		DependencyIndexes: file_halley_device_v1_device_proto_depIdxs,

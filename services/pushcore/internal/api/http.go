@@ -1,0 +1,75 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
+	"github.com/halleypush/halley/proto/openapi"
+)
+
+// maxBody bounds a REST request: a batch of 500 pushes with long lists fits.
+const maxBody = 16 << 20
+
+// NewREST returns the handler of /v1 and /admin/v1. It calls the gRPC server over conn, so both go the same way.
+func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
+			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true},
+			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
+		}),
+		runtime.WithErrorHandler(restError),
+		// Only what authenticates and traces a call goes through.
+		runtime.WithIncomingHeaderMatcher(func(name string) (string, bool) {
+			switch name {
+			case "Authorization", "Traceparent", "Tracestate":
+				return name, true
+			}
+			return "", false
+		}),
+	)
+	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
+		pushv1.RegisterPushServiceHandler, pushv1.RegisterDeviceServiceHandler, pushv1.RegisterUserServiceHandler,
+		adminv1.RegisterAdminServiceHandler,
+	} {
+		if err := register(ctx, mux, conn); err != nil {
+			return nil, fmt.Errorf("register REST handler: %w", err)
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		mux.ServeHTTP(w, r)
+	}), nil
+}
+
+// restError writes a google.rpc.Status, with Retry-After where waiting helps.
+func restError(
+	ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error,
+) {
+	s := explain(status.Convert(err))
+	if after := retryAfter(s); after != "" {
+		w.Header().Set("Retry-After", after)
+	}
+	runtime.DefaultHTTPErrorHandler(ctx, mux, m, w, r, s.Err())
+}
+
+// OpenAPI serves the OpenAPI document of the REST API.
+func OpenAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(openapi.Document) // fails only when the caller is gone
+}
+
+// NotFound answers for paths outside the APIs.
+func NotFound(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	_ = json.NewEncoder(w).Encode(map[string]any{"code": 5, "message": "there is no " + r.URL.Path + "; see /openapi.json"})
+}

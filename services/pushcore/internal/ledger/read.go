@@ -1,0 +1,409 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/halleypush/halley/pkg/ordinal"
+	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
+	"github.com/halleypush/halley/services/pushcore/internal/message"
+)
+
+// Delivery is what became of one push for one device, or for a user without a device.
+type Delivery struct {
+	// Device is false for a user without a device.
+	Device  bool
+	Ordinal uint64
+	User    string
+	State   pushv1.Delivery_State
+	Reason  ledgerv1.Reason
+	// Times are by step; those of audience pushes are whole minutes.
+	Times map[ledgerv1.Step]time.Time
+}
+
+// Counts returns how many deliveries of a push are in which state, and whether all of them have been looked at: those of
+// tokens that no device of the app has are not among them.
+func (l *Ledger) Counts(ctx context.Context, p *message.Push) (counts Counts, looked bool, err error) {
+	if p.Slices > 0 {
+		return l.sliceCounts(ctx, p)
+	}
+	rows, err := l.pool.Query(ctx, `
+		SELECT CASE WHEN sent_at IS NULL THEN 0 ELSE 1 END, count(*) FROM inbox
+		WHERE bucket = ANY($1) AND push_id = $2 GROUP BY 1`, p.Buckets, p.ID)
+	if err != nil {
+		return counts, false, fmt.Errorf("count what is kept: %w", err)
+	}
+	var step int16
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&step, &n}, func() error {
+		counts[stateOf([]ledgerv1.Step{ledgerv1.Step(step)})] += uint32(n)
+		return nil
+	})
+	if err != nil {
+		return counts, false, fmt.Errorf("count what is kept: %w", err)
+	}
+	rows, err = l.pool.Query(ctx, `
+		SELECT steps, count(*) FROM (
+			SELECT array_agg(step) AS steps FROM delivery_log WHERE bucket = ANY($1) AND push_id = $2 GROUP BY bucket, ordinal) d
+		GROUP BY steps`, p.Buckets, p.ID)
+	if err != nil {
+		return counts, false, fmt.Errorf("count the log: %w", err)
+	}
+	var steps []int16
+	_, err = pgx.ForEachRow(rows, []any{&steps, &n}, func() error {
+		counts[stateOf(toSteps(steps))] += uint32(n)
+		return nil
+	})
+	if err != nil {
+		return counts, false, fmt.Errorf("count the log: %w", err)
+	}
+	waiting, err := l.usersWithoutDevice(ctx, p)
+	if err != nil {
+		return counts, false, err
+	}
+	for _, d := range waiting {
+		counts[d.State]++
+	}
+	return counts, true, nil
+}
+
+func (l *Ledger) sliceCounts(ctx context.Context, p *message.Push) (counts Counts, looked bool, err error) {
+	c := sliceColumnsOf(sliceKeys(p))
+	rows, err := l.pool.Query(ctx, `
+		SELECT p.state, p.counts FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) AS i (bucket, push_id, slice)
+		JOIN push_slice p USING (bucket, push_id, slice)`, c.buckets, c.pushes, c.slices)
+	if err != nil {
+		return counts, false, fmt.Errorf("count slices: %w", err)
+	}
+	looked = true
+	var state int16
+	var stored []int32
+	_, err = pgx.ForEachRow(rows, []any{&state, &stored}, func() error {
+		counts.add(toCounts(stored))
+		looked = looked && state >= SliceHandedOver
+		return nil
+	})
+	if err != nil {
+		return counts, false, fmt.Errorf("count slices: %w", err)
+	}
+	return counts, looked, nil
+}
+
+func sliceKeys(p *message.Push) []SliceKey {
+	keys := make([]SliceKey, p.Slices)
+	for i := range keys {
+		keys[i] = SliceKey{App: p.App, Push: p.ID, Slice: uint32(i)}
+	}
+	return keys
+}
+
+// usersWithoutDevice returns the deliveries of a push to users that had no device, in the order of the request.
+func (l *Ledger) usersWithoutDevice(ctx context.Context, p *message.Push) ([]Delivery, error) {
+	users := p.Request.GetAudience().GetUsers().GetIds()
+	if len(users) == 0 {
+		return nil, nil
+	}
+	buckets := make([]int16, len(users))
+	for i, user := range users {
+		buckets[i] = ordinal.UserBucket(p.App, user)
+	}
+	rows, err := l.pool.Query(ctx, `
+		SELECT u.user_id, u.expired_at FROM unnest($1::smallint[], $2::text[]) WITH ORDINALITY AS i (bucket, user_id, n)
+		JOIN user_inbox u USING (bucket, user_id)
+		WHERE u.app_no = $3 AND u.push_id = $4 AND u.devices = 0 ORDER BY i.n`, buckets, users, int32(p.App), p.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read users without a device: %w", err)
+	}
+	deliveries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Delivery, error) {
+		d := Delivery{State: pushv1.Delivery_PENDING, Reason: ledgerv1.Reason_REASON_NO_DEVICE}
+		var expired *time.Time
+		err := row.Scan(&d.User, &expired)
+		if expired != nil {
+			d.State = pushv1.Delivery_EXPIRED
+			d.Times = map[ledgerv1.Step]time.Time{ledgerv1.Step_STEP_EXPIRED: *expired}
+		}
+		return d, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read users without a device: %w", err)
+	}
+	return deliveries, nil
+}
+
+// Position is where a page of deliveries begins. A direct push lists its users without a device first, then its buckets.
+type Position struct {
+	// Users is true once the users without a device have been listed.
+	Users bool
+	// Bucket is the index into the push's buckets, or the slice.
+	Bucket int
+	// Ordinal is the first one that is not listed yet, in that bucket or of the whole app.
+	Ordinal uint64
+}
+
+// Deliveries returns about limit deliveries of a push from a position on, and the next position; nil at the end. A page
+// may be short before the end. ordinals, if not nil, picks single devices.
+func (l *Ledger) Deliveries(
+	ctx context.Context, p *message.Push, from Position, limit int,
+) ([]Delivery, *Position, error) {
+	if p.Slices > 0 {
+		return l.sliceDeliveries(ctx, p, from, limit)
+	}
+	if !from.Users {
+		waiting, err := l.usersWithoutDevice(ctx, p)
+		return waiting, &Position{Users: true}, err
+	}
+	if from.Bucket >= len(p.Buckets) {
+		return nil, nil, nil
+	}
+	page, err := l.directDeliveries(ctx, p, p.Buckets[from.Bucket], from.Ordinal, ordinal.Max+1, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	next := &Position{Users: true, Bucket: from.Bucket + 1}
+	if len(page) == limit {
+		next = &Position{Users: true, Bucket: from.Bucket, Ordinal: page[limit-1].Ordinal + 1}
+	}
+	return page, next, nil
+}
+
+// Delivery returns the delivery of a push to one device, or nil if there is none.
+func (l *Ledger) Delivery(ctx context.Context, p *message.Push, number uint64) (*Delivery, error) {
+	var page []Delivery
+	var err error
+	if p.Slices > 0 {
+		if int(ordinal.Slice(number)) >= p.Slices {
+			return nil, nil
+		}
+		page, _, err = l.sliceDeliveries(ctx, p, Position{Bucket: int(ordinal.Slice(number)), Ordinal: number}, 1)
+	} else {
+		page, err = l.directDeliveries(ctx, p, ordinal.DeviceBucket(p.App, number), number, number+1, 1)
+	}
+	if err != nil || len(page) == 0 || page[0].Ordinal != number {
+		return nil, err
+	}
+	return &page[0], nil
+}
+
+// directDeliveries returns up to limit deliveries of one bucket with ordinals in [from, to), in order.
+func (l *Ledger) directDeliveries(
+	ctx context.Context, p *message.Push, bucket int16, from, to uint64, limit int,
+) ([]Delivery, error) {
+	rows, err := l.pool.Query(ctx, `
+		SELECT ordinal, user_id, sent_at, array[]::smallint[], array[]::smallint[], array[]::timestamptz[] FROM inbox
+		WHERE bucket = $1 AND push_id = $2 AND app_no = $3 AND ordinal >= $4 AND ordinal < $5
+		UNION ALL
+		SELECT ordinal, min(user_id), min(sent_at), array_agg(step), array_agg(reason), array_agg(at) FROM delivery_log
+		WHERE bucket = $1 AND push_id = $2 AND app_no = $3 AND ordinal >= $4 AND ordinal < $5 GROUP BY ordinal
+		ORDER BY ordinal LIMIT $6`, bucket, p.ID, int32(p.App), int64(from), int64(to), limit)
+	if err != nil {
+		return nil, fmt.Errorf("list deliveries: %w", err)
+	}
+	page, err := pgx.CollectRows(rows, scanDelivery)
+	if err != nil {
+		return nil, fmt.Errorf("list deliveries: %w", err)
+	}
+	return page, nil
+}
+
+func scanDelivery(row pgx.CollectableRow) (Delivery, error) {
+	var number int64
+	var user *string
+	var sent *time.Time
+	var steps, reasons []int16
+	var times []time.Time
+	if err := row.Scan(&number, &user, &sent, &steps, &reasons, &times); err != nil {
+		return Delivery{}, err
+	}
+	d := Delivery{Device: true, Ordinal: uint64(number), Times: map[ledgerv1.Step]time.Time{}}
+	if user != nil {
+		d.User = *user
+	}
+	if sent != nil {
+		d.Times[ledgerv1.Step_STEP_SENT] = *sent
+	}
+	for i, step := range toSteps(steps) {
+		d.Times[step] = times[i]
+	}
+	best := len(precedence)
+	d.State = pushv1.Delivery_PENDING
+	for i, step := range toSteps(steps) {
+		if s := strength(step); s < best {
+			best, d.Reason = s, ledgerv1.Reason(reasons[i])
+		}
+	}
+	all := toSteps(steps)
+	if sent != nil {
+		all = append(all, ledgerv1.Step_STEP_SENT)
+	}
+	d.State = stateOf(all)
+	return d, nil
+}
+
+// stateOf returns the state of a delivery that took these steps.
+func stateOf(steps []ledgerv1.Step) pushv1.Delivery_State {
+	best := len(precedence)
+	for _, step := range steps {
+		best = min(best, strength(step))
+	}
+	if best == len(precedence) {
+		return pushv1.Delivery_PENDING
+	}
+	return precedence[best].state
+}
+
+func toSteps(stored []int16) []ledgerv1.Step {
+	steps := make([]ledgerv1.Step, len(stored))
+	for i, s := range stored {
+		steps[i] = ledgerv1.Step(s)
+	}
+	return steps
+}
+
+// sliceDeliveries returns deliveries of one slice, from an ordinal on.
+func (l *Ledger) sliceDeliveries(
+	ctx context.Context, p *message.Push, from Position, limit int,
+) ([]Delivery, *Position, error) {
+	if from.Bucket >= p.Slices {
+		return nil, nil, nil
+	}
+	k := SliceKey{App: p.App, Push: p.ID, Slice: uint32(from.Bucket)}
+	states, err := loadStates(ctx, l.pool, []SliceKey{k})
+	if err != nil {
+		return nil, nil, err
+	}
+	next := &Position{Bucket: from.Bucket + 1, Ordinal: ordinal.Join(uint32(from.Bucket)+1, 0)}
+	s := states[k]
+	if s == nil || s.targeted == nil {
+		return nil, next, nil
+	}
+	var page []Delivery
+	rows := s.targeted.Iterator()
+	if ordinal.Slice(from.Ordinal) == k.Slice {
+		rows.AdvanceIfNeeded(ordinal.Low(from.Ordinal))
+	}
+	for rows.HasNext() {
+		if len(page) == limit {
+			next = &Position{Bucket: from.Bucket, Ordinal: page[limit-1].Ordinal + 1}
+			break
+		}
+		low := rows.Next()
+		state, reason := s.of(low)
+		page = append(page, Delivery{Device: true, Ordinal: ordinal.Join(k.Slice, low), State: state, Reason: reason})
+	}
+	return page, next, l.fillMinutes(ctx, k, page)
+}
+
+// fillMinutes finds the minutes in which the deliveries of a page took their steps.
+func (l *Ledger) fillMinutes(ctx context.Context, k SliceKey, page []Delivery) error {
+	if len(page) == 0 {
+		return nil
+	}
+	rows, err := l.pool.Query(ctx, `
+		SELECT step, minute, members FROM slice_step WHERE bucket = $1 AND push_id = $2 AND slice = $3 ORDER BY minute`,
+		k.Bucket(), k.Push, int32(k.Slice))
+	if err != nil {
+		return fmt.Errorf("read the minutes of steps: %w", err)
+	}
+	for i := range page {
+		page[i].Times = map[ledgerv1.Step]time.Time{}
+	}
+	var step int16
+	var minute int32
+	var members []byte
+	_, err = pgx.ForEachRow(rows, []any{&step, &minute, &members}, func() error {
+		bits, err := bitmap(members)
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if bits.Contains(ordinal.Low(page[i].Ordinal)) {
+				page[i].Times[ledgerv1.Step(step)] = time.Unix(int64(minute)*60, 0)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the minutes of steps: %w", err)
+	}
+	return nil
+}
+
+// Targets returns whom audience pushes target inside slices, by push; slices that are not resolved yet are left out. The
+// bitmaps never change.
+func (l *Ledger) Targets(ctx context.Context, q querier, keys []SliceKey) (map[uuid.UUID]*roaring.Bitmap, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	c := sliceColumnsOf(keys)
+	rows, err := q.Query(ctx, `
+		SELECT p.push_id, p.targeted FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) AS i (bucket, push_id, slice)
+		JOIN push_slice p USING (bucket, push_id, slice) WHERE p.targeted IS NOT NULL`, c.buckets, c.pushes, c.slices)
+	if err != nil {
+		return nil, fmt.Errorf("read targets: %w", err)
+	}
+	targets := make(map[uuid.UUID]*roaring.Bitmap, len(keys))
+	var push uuid.UUID
+	var stored []byte
+	_, err = pgx.ForEachRow(rows, []any{&push, &stored}, func() (err error) {
+		targets[push], err = bitmap(stored)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read targets: %w", err)
+	}
+	return targets, nil
+}
+
+// FinalBits are the deliveries of a slice that nothing is handed over for any more, at a version.
+type FinalBits struct {
+	Version int64
+	Bits    *roaring.Bitmap
+}
+
+// Finals returns, for slices whose version is another than the known one, who needs the push no more.
+func (l *Ledger) Finals(ctx context.Context, q querier, known map[SliceKey]int64) (map[SliceKey]FinalBits, error) {
+	keys := make([]SliceKey, 0, len(known))
+	for k := range known {
+		keys = append(keys, k)
+	}
+	c := sliceColumnsOf(keys)
+	rows, err := q.Query(ctx, `
+		SELECT i.n, p.version FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) WITH ORDINALITY
+			AS i (bucket, push_id, slice, n)
+		JOIN push_slice p USING (bucket, push_id, slice)`, c.buckets, c.pushes, c.slices)
+	if err != nil {
+		return nil, fmt.Errorf("read slice versions: %w", err)
+	}
+	finals := map[SliceKey]FinalBits{}
+	var changed []SliceKey
+	var n, version int64
+	_, err = pgx.ForEachRow(rows, []any{&n, &version}, func() error {
+		k := keys[n-1]
+		if version == known[k] {
+			return nil
+		}
+		if s, ok := l.cache.Get(k); ok && s.version == version {
+			finals[k] = FinalBits{version, s.final()}
+		} else {
+			changed = append(changed, k)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read slice versions: %w", err)
+	}
+	states, err := loadStates(ctx, q, changed)
+	if err != nil {
+		return nil, err
+	}
+	for k, s := range states {
+		finals[k] = FinalBits{s.version, s.final()}
+	}
+	return finals, nil
+}

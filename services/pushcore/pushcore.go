@@ -1,0 +1,333 @@
+// Package pushcore is the service that owns devices, bindings, routing, pushes and their fate.
+package pushcore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/halleypush/halley/pkg/natsbus"
+	"github.com/halleypush/halley/pkg/subject"
+	"github.com/halleypush/halley/pkg/telemetry"
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/pushcore/internal/accept"
+	"github.com/halleypush/halley/services/pushcore/internal/api"
+	"github.com/halleypush/halley/services/pushcore/internal/dispatch"
+	"github.com/halleypush/halley/services/pushcore/internal/keep"
+	"github.com/halleypush/halley/services/pushcore/internal/keyring"
+	"github.com/halleypush/halley/services/pushcore/internal/ledger"
+	"github.com/halleypush/halley/services/pushcore/internal/message"
+	"github.com/halleypush/halley/services/pushcore/internal/receipt"
+	"github.com/halleypush/halley/services/pushcore/internal/registry"
+	"github.com/halleypush/halley/services/pushcore/internal/route"
+	"github.com/halleypush/halley/services/pushcore/internal/storage"
+	"github.com/halleypush/halley/services/pushcore/internal/sweep"
+)
+
+const (
+	// stopWithin bounds how long running calls may take at a graceful stop.
+	stopWithin = 10 * time.Second
+	// retryStart is the pause between tries to reach PostgreSQL at the start.
+	retryStart = time.Second
+)
+
+// CreateKeyFile makes a new file with device and encryption keys, mode 0600. It fails if the file exists.
+func CreateKeyFile(path string) error { return keyring.Create(path) }
+
+// Run runs a pushcore until ctx ends, and stops it gracefully.
+func Run(ctx context.Context, c Config) error {
+	p, err := New(ctx, c)
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx)
+}
+
+// Pushcore is a pushcore that has its listeners, and can be run once.
+type Pushcore struct {
+	config    Config
+	telemetry *telemetry.Telemetry
+	health    *telemetry.Health
+	log       *slog.Logger
+	listeners listeners
+	ring      *keyring.Ring
+	db        *storage.DB
+	// direct and audience are the two planes' connections.
+	direct, audience *nats.Conn
+}
+
+// listeners are open from New on, so that ports can be chosen by the system and others can wait in the queue.
+type listeners struct{ http, grpc, internal, admin net.Listener }
+
+// New checks the configuration, opens the listeners and prepares the connections. It does not wait for PostgreSQL or NATS.
+func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	p := &Pushcore{config: c, health: telemetry.NewHealth()}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.telemetry, err = telemetry.New(ctx, "pushcore", c.Telemetry, c.TelemetryOptions...); err != nil {
+		return nil, err
+	}
+	p.log = p.telemetry.Log
+	if p.ring, err = keyring.Load(c.KeyFile); err != nil {
+		return nil, err
+	}
+	for _, l := range []struct {
+		listener *net.Listener
+		address  string
+	}{
+		{&p.listeners.http, c.HTTP},
+		{&p.listeners.grpc, c.GRPC},
+		{&p.listeners.internal, c.Internal},
+		{&p.listeners.admin, c.Telemetry.Listen},
+	} {
+		if *l.listener, err = net.Listen("tcp", l.address); err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+	}
+	if p.db, err = storage.Open(ctx, c.DatabaseURL.Reveal(), c.Pools); err != nil {
+		return nil, err
+	}
+	if p.direct, err = natsbus.Connect("pushcore-direct", c.NATS, p.log, natsbus.Events{}, c.NATSOptions...); err != nil {
+		return nil, err
+	}
+	p.audience, err = natsbus.Connect("pushcore-audience", c.NATS, p.log, natsbus.Events{}, c.NATSOptions...)
+	return p, err
+}
+
+// HTTPAddr, GRPCAddr, InternalAddr and AdminAddr return the addresses that the pushcore listens on.
+func (p *Pushcore) HTTPAddr() string { return p.listeners.http.Addr().String() }
+
+// GRPCAddr returns the address of the business and admin APIs over gRPC.
+func (p *Pushcore) GRPCAddr() string { return p.listeners.grpc.Addr().String() }
+
+// InternalAddr returns the address of the internal contracts.
+func (p *Pushcore) InternalAddr() string { return p.listeners.internal.Addr().String() }
+
+// AdminAddr returns the address of health and metrics.
+func (p *Pushcore) AdminAddr() string { return p.listeners.admin.Addr().String() }
+
+// Ready returns nil once the pushcore takes work, or what keeps it from it.
+func (p *Pushcore) Ready(ctx context.Context) error {
+	for name, failure := range p.health.Failing(ctx) {
+		return fmt.Errorf("%s: %s", name, failure)
+	}
+	return nil
+}
+
+// close releases what New made, as far as it got.
+func (p *Pushcore) close() {
+	for _, l := range []net.Listener{p.listeners.http, p.listeners.grpc, p.listeners.internal, p.listeners.admin} {
+		if l != nil {
+			_ = l.Close() // closed already where its server ran
+		}
+	}
+	for _, conn := range []*nats.Conn{p.direct, p.audience} {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+	if p.db != nil {
+		p.db.Close()
+	}
+}
+
+// Run serves until ctx ends: first the health endpoints, then, once PostgreSQL is there and migrated, everything. At the end
+// it refuses new work, lets running calls finish, applies the receipts it has, and returns.
+func (p *Pushcore) Run(ctx context.Context) error {
+	defer p.close()
+	starting := errors.New("waiting for PostgreSQL")
+	var mu sync.Mutex
+	p.health.Register("start", func(context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return starting
+	})
+	var admin sync.WaitGroup
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	admin.Go(func() {
+		if err := p.telemetry.Serve(adminCtx, p.listeners.admin, p.health); err != nil {
+			p.log.Error("health endpoints failed", "error", err)
+		}
+	})
+	defer admin.Wait()
+	defer stopAdmin()
+	if err := p.migrate(ctx); err != nil {
+		return err
+	}
+	s, err := p.build(ctx)
+	if err != nil {
+		return err
+	}
+	mu.Lock()
+	starting = nil
+	mu.Unlock()
+	err = s.run(ctx)
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	return errors.Join(err, p.telemetry.Shutdown(flush))
+}
+
+// migrate brings the schema up to date, waiting for PostgreSQL as long as it takes.
+func (p *Pushcore) migrate(ctx context.Context) error {
+	for {
+		err := storage.Migrate(ctx, p.config.DatabaseURL.Reveal(), p.log)
+		if err == nil || ctx.Err() != nil || !storage.Unavailable(err) {
+			return err
+		}
+		p.log.WarnContext(ctx, "waiting for PostgreSQL", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryStart):
+		}
+	}
+}
+
+// replicaName tells this process from others, and from itself before a restart.
+func replicaName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "-" + uuid.NewString()[:8]
+}
+
+// build connects all parts. It is the one place that knows them all.
+func (p *Pushcore) build(ctx context.Context) (*service, error) {
+	db, log, metrics := p.db, p.log, p.telemetry.Metrics
+	directJS, err := jetstream.New(p.direct)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	audienceJS, err := jetstream.New(p.audience)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	apps, keys := registry.NewApps(db.Bulk, p.ring), registry.NewKeys(db.Bulk, p.ring)
+	devices, users := registry.NewDevices(db.Bulk, p.ring), registry.NewUsers(db.Bulk, p.ring, keys)
+	sessions, leases := route.NewSessions(db.Open), route.NewLeases(db.Bulk)
+	pushes, err := message.NewStore(db.Bulk)
+	if err != nil {
+		return nil, err
+	}
+	books, err := ledger.New(db.Ledger)
+	if err != nil {
+		return nil, err
+	}
+	hints := sweep.NewHints()
+	receiptMetrics := receipt.NewMetrics(metrics)
+	direct := receipt.NewDirect(directJS, db.Ledger, receiptMetrics, log)
+	audience := receipt.NewAudience(audienceJS, db.Ledger, books, replicaName(), hints.Add, receiptMetrics, log)
+	keeper, err := keep.New(apps, pushes, books, receipt.Endings{Direct: direct, Audience: audience})
+	if err != nil {
+		return nil, err
+	}
+	dispatchMetrics := dispatch.NewMetrics(metrics)
+	poker := dispatch.NewPoker(p.direct, sessions)
+	slices := dispatch.NewSlices(db.Bulk, p.audience, leases, pushes, books, dispatchMetrics, log, hints.Add)
+	wakes := dispatch.NewWakes(audienceJS, log)
+	// Hand-overs go on while running calls finish.
+	background := context.WithoutCancel(ctx)
+	deliverer := dispatch.NewDirect(db.Direct, p.direct, sessions, users, dispatchMetrics, log)
+	accepter := accept.New(background, db, users, pushes, deliverer, wakes, log)
+	applier := receipt.NewApplier(db.Ledger, books, hints.Add)
+	phones := api.NewPhones(apps, keys, p.ring, devices, users, keeper, pushes, applier, poker, db.Open, log)
+	sweeper := sweep.New(sweep.Parts{
+		Pool: db.Bulk, Sessions: sessions, Leases: leases, Devices: devices, Apps: apps, Poker: poker, Wakes: wakes,
+		Ledger: books, Hints: hints, Retention: p.config.Retention, Log: log, Metrics: metrics,
+	})
+	servers, err := p.servers(ctx, endpoints{
+		auth:     api.NewAuth(apps, keys, p.config.AdminToken.Reveal()),
+		pushes:   api.NewPushes(accepter, devices, pushes, books, p.ring, log),
+		devices:  api.NewDevices(devices, users, poker, db.Bulk, p.ring, log),
+		users:    api.NewUsers(users, devices, poker, db.Bulk, log),
+		admin:    api.NewAdmin(apps, keys, p.direct, p.ring, log),
+		gateways: api.NewGateways(apps, devices, leases, sessions, keeper, phones, poker, db.Open, log),
+		phones:   api.NewPhoneHTTP(phones, apps),
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.health.Register("postgres", func(ctx context.Context) error { return db.Bulk.Ping(ctx) })
+	p.health.Register("nats", func(context.Context) error {
+		if !p.direct.IsConnected() || !p.audience.IsConnected() {
+			return errors.New("not connected")
+		}
+		return nil
+	})
+	if err := forgetChanged(p.direct, apps, keys); err != nil {
+		return nil, err
+	}
+	return &service{
+		pushcore: p, servers: servers,
+		workers: []func(context.Context){
+			direct.Run, audience.Run, slices.Run, sweeper.Run, func(ctx context.Context) { wakes.Run(ctx, slices) },
+		},
+	}, nil
+}
+
+// forgetChanged empties the caches of apps and keys when another process changed one.
+func forgetChanged(conn *nats.Conn, apps *registry.Apps, keys *registry.Keys) error {
+	_, err := conn.Subscribe(subject.AppChanged, func(m *nats.Msg) {
+		var changed gatewayv1.AppChanged
+		if proto.Unmarshal(m.Data, &changed) == nil {
+			apps.Forget(changed.GetApp())
+			keys.Forget()
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("listen for changes: %w", err)
+	}
+	return nil
+}
+
+// service is a pushcore whose parts are connected.
+type service struct {
+	pushcore *Pushcore
+	servers  *servers
+	workers  []func(context.Context)
+}
+
+// run runs servers and workers until ctx ends; servers stop first.
+func (s *service) run(ctx context.Context) error {
+	p := s.pushcore
+	working, stopWorkers := context.WithCancel(context.WithoutCancel(ctx))
+	var workers sync.WaitGroup
+	for _, work := range s.workers {
+		workers.Go(func() { work(working) })
+	}
+	p.log.InfoContext(ctx, "pushcore serves", "http", p.HTTPAddr(), "grpc", p.GRPCAddr(), "internal", p.InternalAddr())
+	err := s.servers.run(ctx, p.health)
+	stopWorkers()
+	workers.Wait()
+	p.log.InfoContext(ctx, "pushcore stopped")
+	return err
+}
+
+// endpoints are what the servers serve.
+type endpoints struct {
+	auth     *api.Auth
+	pushes   *api.Pushes
+	devices  *api.Devices
+	users    *api.Users
+	admin    *api.Admin
+	gateways *api.Gateways
+	phones   http.Handler
+}
