@@ -43,6 +43,9 @@ func Load(path string, cfg any) error {
 		if err := decoder.Decode(cfg); err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("configuration %s: %w", path, err)
 		}
+		if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+			return fmt.Errorf("configuration %s: there is more behind the first YAML document", path)
+		}
 	}
 	if err := each(cfg, fromEnvironment); err != nil {
 		return err

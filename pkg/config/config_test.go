@@ -61,6 +61,7 @@ func TestMistakesAreNamed(t *testing.T) {
 	for name, c := range map[string]struct{ file, env, want string }{
 		"unknown key":        {"listne: :1\n", "", "line 1: field listne not found"},
 		"unknown nested key": {"pool: {sise: 1}\n", "", "field sise not found"},
+		"second document":    {"on: true\n---\non: false\n", "", "more behind the first YAML document"},
 		"wrong type":         {"wait: soon\n", "", "soon"},
 		"wrong environment":  {"", "soon", "HALLEY_WAIT: must be a duration such as 30s"},
 		"invalid":            {"pool: {size: -1}\n", "", "pool.size must be at least 1"},

@@ -156,6 +156,9 @@ func decodeMap(path string, given any, field protoreflect.FieldDescriptor, m pro
 		return wrong(path, "must be an object")
 	}
 	for k, item := range object {
+		if item == nil {
+			continue
+		}
 		value, err := decodeValue(join(path, k), item, field.MapValue(), m.NewValue)
 		if err != nil {
 			return err

@@ -6,15 +6,19 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
+// firstSize is the room for an encoded message that most need, in bytes.
+const firstSize = 512
+
 // Marshal encodes a message: compact, fields in the order of their numbers, map keys sorted. What is not set is left out;
 // a field with presence that is set to its zero value is written.
 func Marshal(m proto.Message) ([]byte, error) {
-	return appendMessage(nil, m.ProtoReflect())
+	return appendMessage(make([]byte, 0, firstSize), m.ProtoReflect())
 }
 
 func appendMessage(out []byte, m protoreflect.Message) ([]byte, error) {
@@ -121,16 +125,29 @@ func appendValue(out []byte, field protoreflect.FieldDescriptor, value protorefl
 
 // appendString leaves the escaping to encoding/json where there is anything to escape.
 func appendString(out []byte, s string) ([]byte, error) {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
-			var b strings.Builder
-			encoder := json.NewEncoder(&b)
-			encoder.SetEscapeHTML(false)
-			if err := encoder.Encode(s); err != nil {
-				return nil, err
-			}
-			return append(out, strings.TrimSuffix(b.String(), "\n")...), nil
+	if plain(s) {
+		return append(append(append(out, '"'), s...), '"'), nil
+	}
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(s); err != nil {
+		return nil, err
+	}
+	return append(out, strings.TrimSuffix(b.String(), "\n")...), nil
+}
+
+// plain reports whether a text stands in JSON as it is. The line separators are no plain text, because JavaScript before 2019
+// does not take them inside a string.
+func plain(s string) bool {
+	for _, r := range s {
+		switch r {
+		case '"', '\\', '\u2028', '\u2029', utf8.RuneError:
+			return false
+		}
+		if r < ' ' {
+			return false
 		}
 	}
-	return append(append(append(out, '"'), s...), '"'), nil
+	return true
 }

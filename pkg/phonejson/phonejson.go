@@ -2,7 +2,7 @@
 //
 // Names are those of the proto (snake_case), enum words are in lower case, 64-bit integers are plain numbers (times are
 // milliseconds; a string of digits is accepted too), unknown fields are ignored and absent ones left out. The fields of a
-// registration's report stand flat beside the others.
+// report stand flat in the request that carries it.
 package phonejson
 
 import (
@@ -12,7 +12,7 @@ import (
 )
 
 // MaxDepth bounds the nesting of what is decoded.
-const MaxDepth = 16
+const MaxDepth = 32
 
 // Error says what is wrong with a JSON text, and where.
 type Error struct {
@@ -33,7 +33,12 @@ func wrong(path, format string, args ...any) *Error {
 	return &Error{Field: path, Message: fmt.Sprintf(format, args...)}
 }
 
-// flat reports whether the fields of a message field stand beside the field's siblings in the JSON.
+// flat reports whether the fields of a message field stand beside the field's siblings in the JSON. Decoding always sets
+// such a field, because its object is always there.
 func flat(field protoreflect.FieldDescriptor) bool {
-	return field.FullName() == "halley.device.v1.RegisterRequest.report"
+	switch field.FullName() {
+	case "halley.device.v1.RegisterRequest.report", "halley.device.v1.ReportRequest.report":
+		return true
+	}
+	return false
 }

@@ -5,10 +5,12 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/halleypush/halley/pkg/phonejson"
@@ -32,6 +34,12 @@ func examples() map[string]proto.Message {
 		"report":            report,
 		"bind_request":      &devicev1.BindRequest{User: "alice", Proof: "e30.e30.x"},
 		"bind_response":     &devicev1.BindResponse{User: "u_9f3"},
+		"report_request":    &devicev1.ReportRequest{Report: report},
+		"report_response":   &devicev1.ReportResponse{},
+		"unbind_response":   &devicev1.UnbindResponse{},
+		"events_response":   &devicev1.EventsResponse{},
+		"pending_request":   &devicev1.PendingRequest{Limit: 100},
+		"badge_add":         &devicev1.Badge{Change: &devicev1.Badge_Add{Add: -1}},
 		"unbind_request":    &devicev1.UnbindRequest{User: "alice"},
 		"unbind_all":        &devicev1.UnbindRequest{},
 		"events_request": &devicev1.EventsRequest{Events: []*devicev1.Event{
@@ -93,6 +101,51 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// A message or a field that is new in the proto must come with a golden file.
+func TestGoldenFilesCoverEveryField(t *testing.T) {
+	t.Parallel()
+	covered := map[protoreflect.FullName]bool{}
+	for _, m := range examples() {
+		cover(covered, m.ProtoReflect())
+	}
+	messages := devicev1.File_halley_device_v1_device_proto.Messages()
+	for i := range messages.Len() {
+		m := messages.Get(i)
+		if !covered[m.FullName()] {
+			t.Errorf("no golden file holds a %s", m.Name())
+		}
+		last := protoreflect.FieldNumber(0)
+		for j := range m.Fields().Len() {
+			field := m.Fields().Get(j)
+			if !covered[field.FullName()] {
+				t.Errorf("no golden file holds the field %s", field.FullName())
+			}
+			if field.Number() < last { // Marshal writes fields in the order of the file
+				t.Errorf("%s does not stand in the order of the numbers", field.FullName())
+			}
+			last = field.Number()
+		}
+	}
+}
+
+// cover notes the message's type and those of its fields that are set, its inner messages' included.
+func cover(covered map[protoreflect.FullName]bool, m protoreflect.Message) {
+	covered[m.Descriptor().FullName()] = true
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		covered[field.FullName()] = true
+		switch {
+		case field.IsMap() || field.Message() == nil:
+		case field.IsList():
+			for i := range v.List().Len() {
+				cover(covered, v.List().Get(i).Message())
+			}
+		default:
+			cover(covered, v.Message())
+		}
+		return true
+	})
+}
+
 func TestWhatPhonesMayWriteDifferently(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
@@ -131,7 +184,7 @@ func TestErrorsNameTheField(t *testing.T) {
 		"empty":        {``, "", "the text is empty"},
 		"two values":   {`{} {}`, "", "there is more behind the JSON value"},
 		"bad utf-8":    {"\"\xff\"", "", "the text is not valid UTF-8"},
-		"too deep":     {`[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]`, "", "the text is nested deeper than 16"},
+		"too deep":     {nested(phonejson.MaxDepth + 1), "", "the text is nested deeper than 32"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,6 +194,20 @@ func TestErrorsNameTheField(t *testing.T) {
 				t.Errorf("got %v, want %s: %s", err, c.field, c.message)
 			}
 		})
+	}
+}
+
+// nested returns an event with an unknown field, which makes the text depth deep.
+func nested(depth int) string {
+	return `{"x":` + strings.Repeat("[", depth-1) + strings.Repeat("]", depth-1) + `}`
+}
+
+func TestBracketsInStringsAreNoDepth(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{nested(phonejson.MaxDepth), `{"action":"` + strings.Repeat(`[{\"`, 20) + `"}`} {
+		if _, err := phonejson.UnmarshalEvents([]byte(text)); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 
@@ -192,6 +259,7 @@ func FuzzEvents(f *testing.F) {
 
 func BenchmarkMarshalMessage(b *testing.B) {
 	m := notification()
+	m.Title, m.Body = "您的订单已发货", "点击查看物流详情"
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := phonejson.Marshal(m); err != nil {
