@@ -1,37 +1,66 @@
-# The one door to everything: `make help`. CI runs `make ci` and nothing else.
+# The one door to everything: `make help`. CI runs .ci/run, which runs `make ci` and nothing else.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-MODULES := proto pkg services/pushcore services/gateway services/halley e2e bench
+.DELETE_ON_ERROR:
+
+# The modules of go.work. Those without Go files yet are left out where a tool refuses an empty module.
+MODULES := proto pkg $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) e2e bench
+FILLED = $(shell for m in $(MODULES); do [ -z "$$(find $$m -name '*.go' -print -quit)" ] || echo $$m; done)
 BIN := $(CURDIR)/.bin
 export PATH := $(BIN):$(PATH)
 export CGO_ENABLED ?= 1
+# Runs a command with the PostgreSQL that tools/setup/postgres.sh has put into .tools, if it had to.
+WITH_POSTGRES := tools/setup/postgres.sh run
+
+# What can be set: make e2e ROUNDS=10 RUN=TestFaults, make bench QUICK=1, make fuzz FUZZTIME=5m.
+ROUNDS ?= 1
+RUN ?= .
+QUICK ?=
+FUZZTIME ?= 30s
+
+# $(call need,path): says plainly which part of the product a target waits for.
+need = @[ -e $(1) ] || { echo "make $@ needs $(1), which this checkout does not have" >&2; exit 1; }
 
 .PHONY: help
 help: ## Show this help.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## Run it.
+
+.PHONY: up
+up: build ## Start Halley on this machine, with all it needs; data in .halley.
+	tools/setup/postgres.sh install
+	$(WITH_POSTGRES) $(BIN)/halley up
+
+.PHONY: demo
+demo: build ## Start everything in a temporary folder, push to 20 devices, show what became of it.
+	tools/setup/postgres.sh install
+	$(WITH_POSTGRES) $(BIN)/halley demo
+
+.PHONY: build
+build: ## Build the programs of all services into .bin.
+	$(call need,services/halley/cmd/halley)
+	go build -o $(BIN)/ $(addprefix ./,$(wildcard services/*/cmd/*))
 
 ## Tools: pinned in tools/*/go.mod, built once into .bin.
 
 $(BIN)/.gen: tools/gen/go.mod tools/gen/go.sum $(wildcard tools/gen/*/*.go)
-	@mkdir -p $(BIN)
-	cd tools/gen && GOWORK=off go build -o $(BIN)/ tool ./protodeps ./openapi
-	@touch $@
-
 $(BIN)/.buf: tools/buf/go.mod tools/buf/go.sum
-	@mkdir -p $(BIN)
-	cd tools/buf && GOWORK=off go build -o $(BIN)/ tool
-	@touch $@
-
 $(BIN)/.lint: tools/lint/go.mod tools/lint/go.sum
+$(BIN)/.nats: tools/nats/go.mod tools/nats/go.sum
+
+$(BIN)/.%:
 	@mkdir -p $(BIN)
-	cd tools/lint && GOWORK=off go build -o $(BIN)/ tool
+	cd tools/$* && GOWORK=off go build -o $(BIN)/ tool $(if $(wildcard tools/$*/*/*.go),./...)
 	@touch $@
 
 .build/proto-deps: $(BIN)/.gen
 	@mkdir -p .build
 	protodeps .build/proto-deps
 	@touch $@
+
+## Generated code.
 
 .PHONY: gen
 gen: $(BIN)/.gen $(BIN)/.buf .build/proto-deps ## Generate code and the OpenAPI document from proto/.
@@ -43,4 +72,76 @@ gen: $(BIN)/.gen $(BIN)/.buf .build/proto-deps ## Generate code and the OpenAPI 
 
 .PHONY: gen-check
 gen-check: gen ## Prove that the committed generated code is fresh.
-	@git diff --exit-code -- proto || { echo "generated code is not fresh: run make gen and commit"; exit 1; }
+	@[ -z "$$(git status --porcelain -- proto)" ] || { git status --short -- proto; git --no-pager diff --stat -- proto; \
+		echo "proto/ differs from what is committed after make gen: commit it" >&2; exit 1; }
+
+## Checks.
+
+.PHONY: fmt
+fmt: $(BIN)/.lint $(BIN)/.buf ## Format Go and proto files.
+	gofumpt -l -w $(MODULES) tools
+	set -e; for m in $(FILLED); do (cd $$m && golangci-lint fmt --config $(CURDIR)/.golangci.yaml ./...); done
+	buf format proto -w
+
+.PHONY: lint
+lint: lint-go lint-proto proto-breaking ## Check formats, linters, import directions and that no contract breaks.
+
+.PHONY: lint-go
+lint-go: $(BIN)/.lint
+	@bad=$$(gofumpt -l $(MODULES) tools); [ -z "$$bad" ] || { echo "not formatted (make fmt):"; echo "$$bad"; exit 1; } >&2
+	@failed=; for m in $(FILLED); do \
+		echo "golangci-lint $$m"; (cd $$m && golangci-lint run --config $(CURDIR)/.golangci.yaml ./...) || failed="$$failed $$m"; \
+	done; [ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
+
+.PHONY: lint-proto
+lint-proto: $(BIN)/.buf .build/proto-deps
+	buf lint
+	buf format proto --diff --exit-code
+
+.PHONY: proto-breaking
+proto-breaking: $(BIN)/.buf .build/proto-deps ## Check that the protos break nothing that main has.
+	tools/proto-breaking.sh
+
+.PHONY: build-modules
+build-modules: ## Build and vet each module on its own, without go.work.
+	@for m in $(FILLED); do echo "GOWORK=off $$m"; (cd $$m && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+
+## Tests.
+
+.PHONY: test
+test: ## Run every test but e2e, with the race detector; needs PostgreSQL's programs.
+	$(WITH_POSTGRES) go test -race -timeout 10m $(patsubst %,./%/...,$(filter-out e2e,$(FILLED)))
+
+.PHONY: test-short
+test-short: ## Run the tests that need no database, in a minute.
+	go test -short -timeout 1m $(patsubst %,./%/...,$(filter-out e2e,$(FILLED)))
+
+.PHONY: e2e
+e2e: build $(BIN)/.nats ## Test the whole product through its public doors; ROUNDS=10 RUN=<regexp>.
+	$(call need,e2e/clients)
+	tools/setup/postgres.sh install
+	tools/setup/e2e.sh
+	HALLEY_E2E_BIN=$(BIN) HALLEY_E2E_ROUNDS=$(ROUNDS) \
+		$(WITH_POSTGRES) go test -count=1 -v -timeout 60m -run '$(RUN)' ./e2e/...
+
+.PHONY: bench
+bench: build $(BIN)/.nats ## Measure, beside what others do; figures in bench/out. QUICK=1 is short.
+	$(call need,bench/cmd/bench)
+	tools/setup/postgres.sh install
+	tools/setup/e2e.sh
+	@mkdir -p bench/out
+	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) go run ./bench/cmd/bench -out bench/out $(if $(QUICK),-quick)
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz test in turn, each for FUZZTIME.
+	$(WITH_POSTGRES) tools/fuzz.sh $(FUZZTIME) $(FILLED)
+
+## All of it.
+
+.PHONY: ci
+ci: ## Everything that must pass before a change is merged, with the time of each step.
+	@.ci/steps gen-check lint build-modules test "e2e ROUNDS=1" demo "bench QUICK=1"
+
+.PHONY: clean
+clean: ## Remove what was built and fetched; .halley, the data of make up, stays.
+	rm -rf .bin .build .tools bench/out e2e/clients/node_modules
