@@ -2,6 +2,8 @@
 package natsbus
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -39,32 +41,47 @@ type Events struct {
 	Gap func(reason string)
 	// Down is called when the connection is lost.
 	Down func()
+	// Metrics counts all that and the errors.
+	Metrics *Metrics
 }
 
-// Connect returns a connection that reconnects for ever and is usable, though not connected, while NATS is away: publishing
-// fails at once then, nothing is held back. name shows up in the server's monitoring. The connection's inboxes are
+// Connect returns a connection that reconnects for ever, whatever the reason, and is usable, though not connected, while
+// NATS is away: publishing fails at once then, nothing is held back. name shows up in the server's monitoring. The connection's inboxes are
 // _INBOX_<user>.>, which is all that the user may subscribe to of its kind.
 func Connect(name string, c Config, log *slog.Logger, events Events, opts ...nats.Option) (*nats.Conn, error) {
 	log = log.With("connection", name)
+	events.Metrics.start(name)
+	level := slog.LevelWarn // owned by the client's goroutine for handlers
 	settings := []nats.Option{
 		nats.Name(name),
 		nats.UserInfo(c.User, c.Password.Reveal()),
 		nats.CustomInboxPrefix(Inbox(c.User)),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
+		// Without it the client gives up for good when it is refused twice, as while passwords are being changed.
+		nats.IgnoreAuthErrorAbort(),
 		nats.CustomReconnectDelay(func(int) time.Duration { return reconnectWait + rand.N(reconnectWait) }),
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(pingEvery),
 		nats.MaxPingsOutstanding(pingsLost),
-		nats.ConnectHandler(func(*nats.Conn) { log.Info("connected to NATS") }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			log.Log(context.Background(), level, "no connection to NATS, trying again", "error", err)
+			level = slog.LevelDebug // the next tries come fast, and say the same
+		}),
+		nats.ConnectHandler(func(conn *nats.Conn) { log.Info("connected to NATS", "server", conn.ConnectedServerName()) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err == nil { // closed by us
+				return
+			}
 			log.Warn("NATS connection lost", "error", err)
+			events.Metrics.count(name, lost)
 			if events.Down != nil {
 				events.Down()
 			}
 		}),
 		nats.ReconnectHandler(func(conn *nats.Conn) {
 			log.Info("NATS connection is back", "server", conn.ConnectedServerName())
+			events.Metrics.count(name, back)
 			if events.Gap != nil {
 				events.Gap("reconnected")
 			}
@@ -75,7 +92,12 @@ func Connect(name string, c Config, log *slog.Logger, events Events, opts ...nat
 				on = sub.Subject
 			}
 			log.Error("NATS error", "subject", on, "error", err)
-			if events.Gap != nil && err == nats.ErrSlowConsumer { //nolint:errorlint // the client passes the value itself
+			if !errors.Is(err, nats.ErrSlowConsumer) {
+				events.Metrics.count(name, failed)
+				return
+			}
+			events.Metrics.count(name, slow)
+			if events.Gap != nil {
 				events.Gap("slow consumer on " + on)
 			}
 		}),

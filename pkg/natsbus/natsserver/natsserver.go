@@ -3,11 +3,8 @@ package natsserver
 
 import (
 	_ "embed"
-	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -71,18 +68,8 @@ func configure(o Options) (*server.Options, error) {
 		variable := "$HALLEY_NATS_" + strings.ToUpper(user) + "_PASSWORD"
 		text = strings.ReplaceAll(text, variable, strconv.Quote(password.Reveal()))
 	}
-	// The server reads configuration from files only. The folder is private: the file holds the passwords.
-	dir, err := os.MkdirTemp("", "halley-nats-")
-	if err != nil {
-		return nil, fmt.Errorf("nats configuration: %w", err)
-	}
-	path := filepath.Join(dir, "nats.conf")
-	err = os.WriteFile(path, []byte(text), 0o600)
 	options := &server.Options{}
-	if err == nil {
-		err = options.ProcessConfigFile(path)
-	}
-	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+	if err := options.ProcessConfigString(text); err != nil {
 		return nil, fmt.Errorf("nats configuration: %w", err)
 	}
 	options.NoSigs = true

@@ -3,10 +3,13 @@ package natsserver_test
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -111,6 +114,93 @@ func TestUsersDoTheirWorkAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitForDenial(t, coreErrors, "gw.>")
+}
+
+func TestTheSenderTakesJobsAndReportsAndNothingElse(t *testing.T) {
+	t.Parallel()
+	s := start(t, t.TempDir(), "")
+	core, _ := connect(t, s, "pushcore")
+	sender, senderErrors := connect(t, s, "sender")
+	js, err := jetstream.New(core)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stream, subject := range map[string]string{"SEND": "send.>", "R": "receipt.>"} {
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: []string{subject}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := js.Publish(t.Context(), "send.apns.0", []byte("job")); err != nil {
+		t.Fatal(err)
+	}
+
+	jobs, err := jetstream.New(sender)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := jobs.CreateOrUpdateConsumer(t.Context(), "SEND", jetstream.ConsumerConfig{
+		Durable: "apns", FilterSubject: "send.apns.>", AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := consumer.Next()
+	if err != nil || string(job.Data()) != "job" {
+		t.Fatalf("job: %v", err)
+	}
+	if err := job.DoubleAck(t.Context()); err != nil {
+		t.Errorf("acknowledge: %v", err)
+	}
+	if _, err := jobs.Publish(t.Context(), "receipt.d", nil); err != nil {
+		t.Errorf("report: %v", err)
+	}
+
+	for _, subject := range []string{"gw.x-1.deliver", "slice.1", "work.slice.1", "app.changed", "$JS.API.STREAM.DELETE.SEND", "$JS.ACK.R.x"} {
+		if err := sender.Publish(subject, nil); err != nil {
+			t.Fatal(err)
+		}
+		waitForDenial(t, senderErrors, subject)
+	}
+	for _, subject := range []string{"send.>", "receipt.d", "gw.>", "_INBOX_gateway.>"} {
+		if _, err := sender.SubscribeSync(subject); err != nil {
+			t.Fatal(err)
+		}
+		waitForDenial(t, senderErrors, subject)
+	}
+}
+
+// A stand-alone nats-server reads the same text, with the environment filled in.
+func TestTheConfigurationStandsAlone(t *testing.T) {
+	t.Setenv("HALLEY_NATS_STORE", t.TempDir())
+	for user := range passwords {
+		t.Setenv("HALLEY_NATS_"+strings.ToUpper(user)+"_PASSWORD", "secret"+user)
+	}
+	path := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(path, []byte(natsserver.Configuration), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options, err := server.ProcessConfigFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Port, options.NoSigs, options.NoLog = server.RANDOM_PORT, true, true
+	s, err := server.NewServer(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	defer func() { s.Shutdown(); s.WaitForShutdown() }()
+	if !s.ReadyForConnections(time.Minute) || !s.JetStreamEnabled() {
+		t.Fatal("the server is not ready")
+	}
+	for user := range passwords {
+		conn, err := nats.Connect(s.ClientURL(), nats.UserInfo(user, "secret"+user))
+		if err != nil {
+			t.Errorf("%s: %v", user, err)
+			continue
+		}
+		conn.Close()
+	}
 }
 
 func TestAWrongPasswordAndAMissingOneAreRefused(t *testing.T) {
