@@ -72,8 +72,8 @@ gen: $(BIN)/.gen $(BIN)/.buf .build/proto-deps ## Generate code and the OpenAPI 
 
 .PHONY: gen-check
 gen-check: gen ## Prove that the committed generated code is fresh.
-	@[ -z "$$(git status --porcelain -- proto)" ] || { git status --short -- proto; git --no-pager diff --stat -- proto; \
-		echo "proto/ differs from what is committed after make gen: commit it" >&2; exit 1; }
+	@changed=$$(git status --porcelain -- proto); [ -z "$$changed" ] || { echo "$$changed"; git --no-pager diff --stat -- proto; \
+		echo "proto/ is not what is committed after make gen: commit it" >&2; exit 1; }
 
 ## Checks.
 
@@ -88,8 +88,9 @@ lint: lint-go lint-proto proto-breaking ## Check formats, linters, import direct
 
 .PHONY: lint-go
 lint-go: $(BIN)/.lint
-	@bad=$$(gofumpt -l $(MODULES) tools); [ -z "$$bad" ] || { echo "not formatted (make fmt):"; echo "$$bad"; exit 1; } >&2
-	@failed=; for m in $(FILLED); do \
+	@failed=; bad=$$(gofumpt -l $(MODULES) tools); \
+	[ -z "$$bad" ] || { echo "not formatted (make fmt):"; echo "$$bad"; failed=" gofumpt"; }; \
+	for m in $(FILLED); do \
 		echo "golangci-lint $$m"; (cd $$m && golangci-lint run --config $(CURDIR)/.golangci.yaml ./...) || failed="$$failed $$m"; \
 	done; [ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
 

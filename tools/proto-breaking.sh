@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+git rev-parse --git-dir >/dev/null # a broken repository is not one without a main branch
 against=
 for ref in refs/heads/main refs/remotes/origin/main; do
 	if git cat-file -e "$ref:buf.yaml" 2>/dev/null && git cat-file -e "$ref:proto" 2>/dev/null; then
