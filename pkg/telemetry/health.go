@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -14,13 +15,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// checkWithin bounds how long one readiness check may take.
-const checkWithin = 2 * time.Second
+const (
+	// checkWithin bounds how long the readiness checks may take.
+	checkWithin = 2 * time.Second
+	// graceWithin bounds how long running requests may take when a server stops.
+	graceWithin = 10 * time.Second
+)
 
 // Health says whether a service can take work.
 type Health struct {
 	mu       sync.Mutex
-	names    []string                               // guarded by mu
 	checks   map[string]func(context.Context) error // guarded by mu
 	draining bool                                   // guarded by mu
 }
@@ -28,14 +32,12 @@ type Health struct {
 // NewHealth returns a health without checks: it is ready.
 func NewHealth() *Health { return &Health{checks: map[string]func(context.Context) error{}} }
 
-// Register adds a check that must pass for the service to be ready, or replaces the one of that name.
+// Register adds a check that must pass for the service to be ready, or replaces the one of that name. Its context ends
+// after 2 s; checks run beside each other.
 func (h *Health) Register(name string, check func(context.Context) error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.checks[name] == nil {
-		h.names = append(h.names, name)
-	}
 	h.checks[name] = check
+	h.mu.Unlock()
 }
 
 // Drain makes the service not ready from now on.
@@ -45,23 +47,39 @@ func (h *Health) Drain() {
 	h.mu.Unlock()
 }
 
-// Failing runs the checks and returns the errors of those that fail, by name.
+// Failing runs the checks, all at the same time, and returns the errors of those that fail, by name. One that has not ended
+// after 2 s fails.
 func (h *Health) Failing(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, checkWithin)
+	defer cancel()
 	h.mu.Lock()
-	names := h.names[:len(h.names):len(h.names)]
+	checks := maps.Clone(h.checks)
 	failing := map[string]string{}
 	if h.draining {
 		failing["drain"] = "draining"
 	}
 	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, checkWithin)
-	defer cancel()
-	for _, name := range names {
-		h.mu.Lock()
-		check := h.checks[name]
-		h.mu.Unlock()
-		if err := check(ctx); err != nil {
-			failing[name] = err.Error()
+
+	type result struct {
+		name string
+		err  error
+	}
+	results := make(chan result, len(checks))
+	for name, check := range checks {
+		go func() { results <- result{name, check(ctx)} }()
+	}
+	for len(checks) > 0 {
+		select {
+		case r := <-results:
+			delete(checks, r.name)
+			if r.err != nil {
+				failing[r.name] = r.err.Error()
+			}
+		case <-ctx.Done():
+			for name := range checks {
+				failing[name] = "the check has not ended: " + ctx.Err().Error()
+			}
+			return failing
 		}
 	}
 	return failing
@@ -89,20 +107,29 @@ func (t *Telemetry) Serve(ctx context.Context, listener net.Listener, h *Health)
 	return ServeHTTP(ctx, listener, mux)
 }
 
-// ServeHTTP serves a handler on a listener until ctx ends, then waits up to 10 s for running requests.
+// ServeHTTP serves a handler on a listener until ctx ends, then waits up to 10 s for running requests and cuts what still
+// runs. It closes the listener.
 func ServeHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	return serveHTTP(ctx, listener, handler, graceWithin)
+}
+
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, within time.Duration) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 		defer cancel()
-		stopped <- server.Shutdown(grace)
+		err := server.Shutdown(grace)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
+		}
+		stopped <- err
 	})
 	err := server.Serve(listener)
 	if stop() { // the server failed by itself
-		return err
+		return fmt.Errorf("serve http: %w", err)
 	}
-	if err := <-stopped; err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := <-stopped; err != nil {
 		return fmt.Errorf("stop http server: %w", err)
 	}
 	return nil

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
 
 	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/telemetry"
@@ -107,6 +110,90 @@ func TestSpansReachTheExporterAtTheRatio(t *testing.T) {
 		if err := tel.Shutdown(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestTheCallerDecidesWhatIsTraced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ratio float64
+		flags trace.TraceFlags
+		want  int
+	}{
+		"traced":     {0, trace.FlagsSampled, 1},
+		"not traced": {1, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := settings(t)
+			s.TraceRatio = c.ratio
+			exporter := tracetest.NewInMemoryExporter()
+			tel, err := telemetry.New(t.Context(), "test", s, telemetry.WithSpanExporter(exporter), telemetry.WithLogs(io.Discard))
+			if err != nil {
+				t.Fatal(err)
+			}
+			caller := trace.NewSpanContext(trace.SpanContextConfig{TraceID: [16]byte{1}, SpanID: [8]byte{1}, TraceFlags: c.flags, Remote: true})
+			_, span := tel.Traces.Tracer("test").Start(trace.ContextWithRemoteSpanContext(t.Context(), caller), "call")
+			span.End()
+			if got := len(exporter.GetSpans()); got != c.want {
+				t.Errorf("%d spans, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+// collector is an OTLP collector that keeps the names of the spans it gets.
+type collector struct {
+	collectorv1.UnimplementedTraceServiceServer
+	spans chan string
+}
+
+func (c *collector) Export(
+	_ context.Context, r *collectorv1.ExportTraceServiceRequest,
+) (*collectorv1.ExportTraceServiceResponse, error) {
+	for _, resource := range r.GetResourceSpans() {
+		for _, scope := range resource.GetScopeSpans() {
+			for _, span := range scope.GetSpans() {
+				c.spans <- span.GetName()
+			}
+		}
+	}
+	return &collectorv1.ExportTraceServiceResponse{}, nil
+}
+
+func TestSpansGoOutOverOTLPWhereTheEnvironmentSaysSo(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, otlp := grpc.NewServer(), &collector{spans: make(chan string, 1)}
+	collectorv1.RegisterTraceServiceServer(server, otlp)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://"+listener.Addr().String())
+
+	c := settings(t)
+	c.TraceRatio = 1
+	tel, err := telemetry.New(t.Context(), "test", c, telemetry.WithLogs(io.Discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, span := tel.Traces.Tracer("test").Start(t.Context(), "call")
+	span.End()
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case name := <-otlp.spans:
+		if name != "call" {
+			t.Errorf("span %q", name)
+		}
+	default:
+		t.Error("Shutdown returned, and the span is not out")
+	}
+	server.Stop()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 
