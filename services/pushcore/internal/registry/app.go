@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -47,8 +46,8 @@ type Apps struct {
 	pool *pgxpool.Pool
 	ring *keyring.Ring
 
-	byID *expirable.LRU[string, *App]
-	byNo *expirable.LRU[uint32, *App]
+	byID *cache[string, *App]
+	byNo *cache[uint32, *App]
 }
 
 // NewApps returns the apps of a database.
@@ -56,24 +55,24 @@ func NewApps(pool *pgxpool.Pool, ring *keyring.Ring) *Apps {
 	return &Apps{
 		pool: pool,
 		ring: ring,
-		byID: expirable.NewLRU[string, *App](cacheSize, nil, cacheFor),
-		byNo: expirable.NewLRU[uint32, *App](cacheSize, nil, cacheFor),
+		byID: newCache[string, *App](),
+		byNo: newCache[uint32, *App](),
 	}
 }
 
 // Forget drops an app from the cache, after a change.
 func (a *Apps) Forget(id string) {
-	if app, ok := a.byID.Peek(id); ok {
-		a.byNo.Remove(app.No)
+	if app, ok := a.byID.get(id); ok {
+		a.byNo.remove(app.No)
 	}
-	a.byID.Remove(id)
+	a.byID.remove(id)
 }
 
 const selectApp = "SELECT app_no, app_id, name, settings, created_at FROM app "
 
 // Get returns an app by its id, APP_NOT_FOUND if there is none.
 func (a *Apps) Get(ctx context.Context, id string) (*App, error) {
-	if app, ok := a.byID.Get(id); ok {
+	if app, ok := a.byID.get(id); ok {
 		return app, nil
 	}
 	return a.load(ctx, selectApp+"WHERE app_id = $1", id)
@@ -81,7 +80,7 @@ func (a *Apps) Get(ctx context.Context, id string) (*App, error) {
 
 // ByNumber returns an app by its number.
 func (a *Apps) ByNumber(ctx context.Context, no uint32) (*App, error) {
-	if app, ok := a.byNo.Get(no); ok {
+	if app, ok := a.byNo.get(no); ok {
 		return app, nil
 	}
 	return a.load(ctx, selectApp+"WHERE app_no = $1", int32(no))
@@ -99,8 +98,8 @@ func (a *Apps) load(ctx context.Context, sql string, arg any) (*App, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load app: %w", err)
 	}
-	a.byID.Add(app.ID, app)
-	a.byNo.Add(app.No, app)
+	a.byID.add(app.ID, app)
+	a.byNo.add(app.No, app)
 	return app, nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc/codes"
@@ -47,8 +46,8 @@ type Keys struct {
 	pool *pgxpool.Pool
 	ring *keyring.Ring
 
-	valid  *expirable.LRU[[sha256.Size]byte, *Key]
-	proofs *expirable.LRU[uint32, [][]byte]
+	valid  *cache[[sha256.Size]byte, *Key]
+	proofs *cache[uint32, [][]byte]
 }
 
 // NewKeys returns the keys of a database.
@@ -56,15 +55,15 @@ func NewKeys(pool *pgxpool.Pool, ring *keyring.Ring) *Keys {
 	return &Keys{
 		pool:   pool,
 		ring:   ring,
-		valid:  expirable.NewLRU[[sha256.Size]byte, *Key](cacheSize, nil, cacheFor),
-		proofs: expirable.NewLRU[uint32, [][]byte](cacheSize, nil, cacheFor),
+		valid:  newCache[[sha256.Size]byte, *Key](),
+		proofs: newCache[uint32, [][]byte](),
 	}
 }
 
 // Forget empties the cache, after a change.
 func (k *Keys) Forget() {
-	k.valid.Purge()
-	k.proofs.Purge()
+	k.valid.purge()
+	k.proofs.purge()
 }
 
 const keyColumns = "key_id, app_no, kind, prefix, note, created_at, revoked_at"
@@ -98,7 +97,7 @@ func (k *Keys) Create(ctx context.Context, app *App, kind adminv1.Key_Kind, note
 	if err != nil {
 		return nil, "", fmt.Errorf("create key: %w", err)
 	}
-	k.proofs.Remove(app.No)
+	k.proofs.remove(app.No)
 	return key, secret, nil
 }
 
@@ -141,7 +140,7 @@ func (k *Keys) Check(ctx context.Context, secret string) (*Key, error) {
 		return nil, errKey()
 	}
 	hash := sha256.Sum256([]byte(secret))
-	if key, ok := k.valid.Get(hash); ok {
+	if key, ok := k.valid.get(hash); ok {
 		return key, nil
 	}
 	rows, err := k.pool.Query(ctx, "SELECT "+keyColumns+" FROM api_key WHERE hash = $1 AND revoked_at IS NULL", hash[:])
@@ -155,13 +154,13 @@ func (k *Keys) Check(ctx context.Context, secret string) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("check key: %w", err)
 	}
-	k.valid.Add(hash, key)
+	k.valid.add(hash, key)
 	return key, nil
 }
 
 // proofKeys returns the app's live server keys, with which bind proofs are signed.
 func (k *Keys) proofKeys(ctx context.Context, app *App) ([][]byte, error) {
-	if keys, ok := k.proofs.Get(app.No); ok {
+	if keys, ok := k.proofs.get(app.No); ok {
 		return keys, nil
 	}
 	rows, err := k.pool.Query(ctx, "SELECT sealed FROM api_key WHERE app_no = $1 AND kind = $2 AND revoked_at IS NULL",
@@ -179,7 +178,7 @@ func (k *Keys) proofKeys(ctx context.Context, app *App) ([][]byte, error) {
 			return nil, fmt.Errorf("load proof keys: %w", err)
 		}
 	}
-	k.proofs.Add(app.No, keys)
+	k.proofs.add(app.No, keys)
 	return keys, nil
 }
 
