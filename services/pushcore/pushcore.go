@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -65,6 +66,8 @@ type Pushcore struct {
 	db        *storage.DB
 	// direct and audience are the two planes' connections.
 	direct, audience *nats.Conn
+	// started is true once the schema is there and every part runs.
+	started atomic.Bool
 }
 
 // listeners are open from New on, so that ports can be chosen by the system and others can wait in the queue.
@@ -76,6 +79,12 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	p := &Pushcore{config: c, health: telemetry.NewHealth()}
+	p.health.Register("start", func(context.Context) error {
+		if !p.started.Load() {
+			return errors.New("waiting for PostgreSQL")
+		}
+		return nil
+	})
 	defer func() {
 		if err != nil {
 			p.close()
@@ -152,13 +161,6 @@ func (p *Pushcore) close() {
 // it refuses new work, lets running calls finish, applies the receipts it has, and returns.
 func (p *Pushcore) Run(ctx context.Context) error {
 	defer p.close()
-	starting := errors.New("waiting for PostgreSQL")
-	var mu sync.Mutex
-	p.health.Register("start", func(context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return starting
-	})
 	var admin sync.WaitGroup
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	admin.Go(func() {
@@ -168,33 +170,34 @@ func (p *Pushcore) Run(ctx context.Context) error {
 	})
 	defer admin.Wait()
 	defer stopAdmin()
-	if err := p.migrate(ctx); err != nil {
+	if err := p.migrate(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	s, err := p.build(ctx)
 	if err != nil {
 		return err
 	}
-	mu.Lock()
-	starting = nil
-	mu.Unlock()
+	p.started.Store(true)
 	err = s.run(ctx)
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 	defer cancel()
 	return errors.Join(err, p.telemetry.Shutdown(flush))
 }
 
-// migrate brings the schema up to date, waiting for PostgreSQL as long as it takes.
+// migrate brings the schema up to date, waiting for PostgreSQL as long as it takes, or until ctx ends.
 func (p *Pushcore) migrate(ctx context.Context) error {
 	for {
 		err := storage.Migrate(ctx, p.config.DatabaseURL.Reveal(), p.log)
-		if err == nil || ctx.Err() != nil || !storage.Unavailable(err) {
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil || !storage.Unavailable(err):
 			return err
 		}
 		p.log.WarnContext(ctx, "waiting for PostgreSQL", "error", err)
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case <-time.After(retryStart):
 		}
 	}

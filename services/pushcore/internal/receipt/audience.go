@@ -18,6 +18,7 @@ import (
 	"github.com/halleypush/halley/pkg/subject"
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/ledger"
+	"github.com/halleypush/halley/services/pushcore/internal/stream"
 )
 
 const (
@@ -32,7 +33,7 @@ const (
 // Audience applies audience receipts of the partitions that this process owns. Each pushcore holds its share of the
 // partitions; a second owner is harmless.
 type Audience struct {
-	js      jetstream.JetStream
+	stream  *stream.Stream
 	pool    *pgxpool.Pool
 	ledger  *ledger.Ledger
 	replica string
@@ -55,7 +56,8 @@ func NewAudience(
 	ended func(context.Context, []ledger.SliceKey), metrics *Metrics, log *slog.Logger,
 ) *Audience {
 	return &Audience{
-		js: js, pool: pool, ledger: l, replica: replica, ended: ended, metrics: metrics, log: log,
+		stream: newStream(js, subject.StreamReceiptsAudience, "receipt.a.*"),
+		pool:   pool, ledger: l, replica: replica, ended: ended, metrics: metrics, log: log,
 		gathered: make(chan gathered, maxGathered),
 	}
 }
@@ -118,7 +120,7 @@ func (a *Audience) follow(ctx context.Context, mine map[int]bool, owned map[int]
 		if owned[p] == nil {
 			own, cancel := context.WithCancel(ctx)
 			owned[p] = cancel
-			wg.Go(func() { a.consumeLoop(own, p) })
+			wg.Go(func() { a.consume(own, p) })
 		}
 	}
 	a.metrics.partitions.Set(float64(len(owned)))
@@ -184,41 +186,23 @@ func (a *Audience) disown(ctx context.Context) {
 	}
 }
 
-func (a *Audience) consumeLoop(ctx context.Context, partition int) {
-	for ctx.Err() == nil {
-		err := a.consume(ctx, partition)
-		if err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "audience receipts wait", "partition", partition, "error", err)
-			_ = pause(ctx, retryAfter) // only ends early with ctx, which the loop sees
-		}
-	}
-}
-
-func (a *Audience) consume(ctx context.Context, partition int) error {
-	messages, err := open(ctx, a.js, subject.StreamReceiptsAudience, fmt.Sprintf(consumerAudience, partition))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Stop)()
-	for {
-		msg, err := messages.Next()
-		if err != nil {
-			return err
-		}
+// consume takes the receipts of one partition off JetStream until ctx ends.
+func (a *Audience) consume(ctx context.Context, partition int) {
+	a.stream.Run(ctx, a.log, consumerAudience(partition), fetchAhead, func(msg jetstream.Msg) error {
 		changes, err := decodeSlices(msg.Data())
 		if err != nil {
 			a.metrics.malformed.Inc()
 			a.log.ErrorContext(ctx, "malformed audience receipts thrown away", "partition", partition, "error", err)
-			_ = msg.Term()
-			continue
+			_ = msg.Term() // comes again otherwise; that is all a failure means
+			return nil
 		}
 		select {
 		case a.gathered <- gathered{msg, changes}:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
+	})
 }
 
 // flushLoop gathers changes and applies them once a second, and once more at the end.

@@ -2,7 +2,6 @@ package receipt
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/halleypush/halley/services/pushcore/internal/batch"
 	"github.com/halleypush/halley/services/pushcore/internal/ledger"
 	"github.com/halleypush/halley/services/pushcore/internal/message"
+	"github.com/halleypush/halley/services/pushcore/internal/stream"
 )
 
 const (
@@ -24,13 +24,13 @@ const (
 	directWorkers = 2
 	maxMessages   = 16
 	maxWaiting    = 1_000
-
-	retryAfter = time.Second
+	// whenFull is the pause before a full queue is tried again; meanwhile receipts stay in JetStream.
+	whenFull = 10 * time.Millisecond
 )
 
 // Direct applies direct receipts.
 type Direct struct {
-	js      jetstream.JetStream
+	stream  *stream.Stream
 	pool    *pgxpool.Pool
 	metrics *Metrics
 	log     *slog.Logger
@@ -45,7 +45,9 @@ type received struct {
 
 // NewDirect returns a consumer of direct receipts.
 func NewDirect(js jetstream.JetStream, pool *pgxpool.Pool, metrics *Metrics, log *slog.Logger) *Direct {
-	d := &Direct{js: js, pool: pool, metrics: metrics, log: log}
+	d := &Direct{
+		stream: newStream(js, subject.StreamReceiptsDirect, subject.ReceiptsDirect), pool: pool, metrics: metrics, log: log,
+	}
 	d.apply = batch.New(directWorkers, maxMessages, maxWaiting, d.applyBatch)
 	return d
 }
@@ -58,42 +60,24 @@ func (d *Direct) EndDirect(entries []ledger.Entry) {
 	}
 }
 
-// Run takes receipts off JetStream until ctx ends, through outages of NATS and PostgreSQL.
+// Run takes receipts off JetStream until ctx ends, through outages of NATS and PostgreSQL, and applies what it took.
 func (d *Direct) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := d.consume(ctx); err != nil && ctx.Err() == nil {
-			d.log.WarnContext(ctx, "direct receipts wait", "error", err)
-			pause(ctx, retryAfter)
-		}
-	}
-	d.apply.Close()
-}
-
-func (d *Direct) consume(ctx context.Context) error {
-	messages, err := open(ctx, d.js, subject.StreamReceiptsDirect, consumerDirect)
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Stop)()
-	for {
-		msg, err := messages.Next()
-		if err != nil {
-			return err
-		}
+	d.stream.Run(ctx, d.log, consumerDirect(), fetchAhead, func(msg jetstream.Msg) error {
 		entries, err := decodeDirect(msg.Data())
 		if err != nil {
 			d.metrics.malformed.Inc()
 			d.log.ErrorContext(ctx, "malformed direct receipts thrown away", "error", err)
 			_ = msg.Term() // comes again otherwise; that is all a failure means
-			continue
+			return nil
 		}
 		for d.apply.Go(received{msg, entries}) != nil {
-			if pause(ctx, 10*time.Millisecond) != nil {
+			if stream.Pause(ctx, whenFull); ctx.Err() != nil {
 				return ctx.Err()
 			}
 		}
-	}
+		return nil
+	})
+	d.apply.Close()
 }
 
 func (d *Direct) applyBatch(ctx context.Context, all []received) {
@@ -142,33 +126,4 @@ func decodeDirect(data []byte) ([]ledger.Entry, error) {
 		})
 	}
 	return entries, nil
-}
-
-// open begins to take messages of a consumer; if the stream is not there, which is so after NATS lost its data, it is
-// made first.
-func open(ctx context.Context, js jetstream.JetStream, stream, consumer string) (jetstream.MessagesContext, error) {
-	c, err := js.Consumer(ctx, stream, consumer)
-	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) {
-		if err := EnsureStreams(ctx, js); err != nil {
-			return nil, err
-		}
-		c, err = js.Consumer(ctx, stream, consumer)
-	}
-	if err != nil {
-		return nil, err
-	}
-	// A short heartbeat notices a consumer that is gone.
-	return c.Messages(jetstream.PullMaxMessages(500), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
-}
-
-// pause waits, or returns the context's error if it ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -275,7 +275,8 @@ const (
 
 // Provisional returns up to limit provisional devices whose hour is over, by app number.
 func (d *Devices) Provisional(ctx context.Context, limit int) (map[uint32][]uint64, error) {
-	rows, err := d.pool.Query(ctx, "SELECT app_no, ordinal FROM device WHERE state = 1 AND registered_at < now() - $1 LIMIT $2",
+	rows, err := d.pool.Query(ctx, `
+		SELECT app_no, ordinal FROM device WHERE state = 1 AND registered_at < now() - $1::interval LIMIT $2`,
 		provisionalFor, limit)
 	if err != nil {
 		return nil, fmt.Errorf("find provisional devices: %w", err)
