@@ -1,0 +1,108 @@
+// Package tlsconfig makes the TLS settings of servers and clients from files, and follows the files when they change.
+package tlsconfig
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// lookEvery bounds how often a certificate's file is looked at.
+const lookEvery = 10 * time.Second
+
+// Server returns the settings of a server with a certificate; if clientCA is not empty, every client must show a certificate
+// that one of those in the file has signed. It returns nil for no certificate at all: plain text. A certificate whose file
+// changes is used within seconds, without a restart; one that cannot be read leaves the one before.
+func Server(cert, key, clientCA string) (*tls.Config, error) {
+	if cert == "" {
+		return nil, nil
+	}
+	follow := &follower{cert: cert, key: key}
+	if _, err := follow.get(); err != nil {
+		return nil, err
+	}
+	config := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return follow.get() },
+	}
+	if clientCA != "" {
+		pool, err := certificates(clientCA)
+		if err != nil {
+			return nil, err
+		}
+		config.ClientCAs, config.ClientAuth = pool, tls.RequireAndVerifyClientCert
+	}
+	return config, nil
+}
+
+// Client returns the settings of a client that believes servers whose certificate one of those in the file ca has signed (the
+// system's, if it is empty), and shows a certificate of its own if cert is not empty.
+func Client(ca, cert, key string) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		pool, err := certificates(ca)
+		if err != nil {
+			return nil, err
+		}
+		config.RootCAs = pool
+	}
+	if cert != "" {
+		follow := &follower{cert: cert, key: key}
+		if _, err := follow.get(); err != nil {
+			return nil, err
+		}
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return follow.get() }
+	}
+	return config, nil
+}
+
+func certificates(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read certificates: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New(path + " holds no certificate")
+	}
+	return pool, nil
+}
+
+// follower is a certificate that follows its file.
+type follower struct {
+	cert, key string
+
+	mu      sync.Mutex
+	loaded  *tls.Certificate // guarded by mu
+	written time.Time        // guarded by mu: of the loaded file
+	looked  time.Time        // guarded by mu
+}
+
+func (f *follower) get() (*tls.Certificate, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.loaded != nil && time.Since(f.looked) < lookEvery {
+		return f.loaded, nil
+	}
+	f.looked = time.Now()
+	info, err := os.Stat(f.cert)
+	if err == nil && f.loaded != nil && info.ModTime().Equal(f.written) {
+		return f.loaded, nil
+	}
+	fresh, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		if f.loaded != nil {
+			return f.loaded, nil
+		}
+		return nil, fmt.Errorf("load certificate: %w", err)
+	}
+	f.loaded = &fresh
+	if info != nil {
+		f.written = info.ModTime()
+	}
+	return f.loaded, nil
+}

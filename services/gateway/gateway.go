@@ -1,0 +1,420 @@
+// Package gateway is the service that holds the devices' connections. It owns nothing that must survive it.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/halleypush/halley/pkg/natsbus"
+	"github.com/halleypush/halley/pkg/telemetry"
+	"github.com/halleypush/halley/pkg/tlsconfig"
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway/internal/bus"
+	"github.com/halleypush/halley/services/gateway/internal/core"
+	"github.com/halleypush/halley/services/gateway/internal/door"
+	"github.com/halleypush/halley/services/gateway/internal/listen"
+	"github.com/halleypush/halley/services/gateway/internal/loop"
+	"github.com/halleypush/halley/services/gateway/internal/receipt"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+const (
+	// pingEvery is how often the gateway proves to itself that NATS reaches it.
+	pingEvery = time.Second
+	// stopWithin bounds the last steps of a stop: closes, receipts, the lease.
+	stopWithin = 5 * time.Second
+	// maxMessage is the largest answer of pushcore.
+	maxMessage = 8 << 20
+)
+
+// Run runs a gateway until ctx ends, and stops it gracefully.
+func Run(ctx context.Context, c Config) error {
+	g, err := New(ctx, c)
+	if err != nil {
+		return err
+	}
+	return g.Run(ctx)
+}
+
+// Gateway is a gateway that has its listeners, and can be run once.
+type Gateway struct {
+	config    Config
+	telemetry *telemetry.Telemetry
+	health    *telemetry.Health
+	log       *slog.Logger
+
+	rpc              *grpc.ClientConn
+	direct, audience *nats.Conn
+	set              *loop.Set
+	door             *door.Door
+	core             *core.Client
+	bus              *bus.Bus
+	receipts         *receipt.Publisher
+
+	admin     net.Listener
+	mqttAddr  string
+	mqtts     net.Listener
+	websocket net.Listener
+	tls       *tls.Config
+
+	mu      sync.Mutex
+	repairs int // guarded by mu: gaps on NATS that are being repaired
+	gap     chan string
+}
+
+// New checks the configuration, opens the listeners and prepares the connections. It does not wait for pushcore or NATS;
+// connections of devices are accepted once Run runs.
+func New(ctx context.Context, c Config) (_ *Gateway, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	g := &Gateway{config: c, health: telemetry.NewHealth(), gap: make(chan string, 1)}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	if g.telemetry, err = telemetry.New(ctx, "gateway", c.Telemetry, c.TelemetryOptions...); err != nil {
+		return nil, err
+	}
+	g.log = g.telemetry.Log
+	if err := g.connect(); err != nil {
+		return nil, err
+	}
+	if err := g.build(); err != nil {
+		return nil, err
+	}
+	return g, g.listen()
+}
+
+// connect prepares the connections to pushcore and NATS.
+func (g *Gateway) connect() error {
+	creds, err := g.credentials()
+	if err != nil {
+		return err
+	}
+	g.rpc, err = grpc.NewClient(g.config.Pushcore, append(creds,
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler(
+			otelgrpc.WithTracerProvider(g.telemetry.Traces), otelgrpc.WithPropagators(propagation.TraceContext{}))))...)
+	if err != nil {
+		return fmt.Errorf("pushcore: %w", err)
+	}
+	events := natsbus.Events{Gap: g.missed, Metrics: natsbus.NewMetrics(g.telemetry.Metrics)}
+	if g.direct, err = natsbus.Connect("gateway-direct", g.config.NATS, g.log, events, g.config.NATSOptions...); err != nil {
+		return err
+	}
+	g.audience, err = natsbus.Connect("gateway-audience", g.config.NATS, g.log, events, g.config.NATSOptions...)
+	return err
+}
+
+func (g *Gateway) credentials() ([]grpc.DialOption, error) {
+	c := g.config
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if c.PushcoreTLS {
+		config, err := tlsconfig.Client(c.PushcoreCA, c.PushcoreCert, c.PushcoreKey)
+		if err != nil {
+			return nil, fmt.Errorf("pushcore: %w", err)
+		}
+		options[0] = grpc.WithTransportCredentials(credentials.NewTLS(config))
+	}
+	if c.ServiceToken != "" {
+		options = append(options, grpc.WithPerRPCCredentials(serviceToken(c.ServiceToken.Reveal())))
+	}
+	return options, nil
+}
+
+// serviceToken shows the service token with every call.
+type serviceToken string
+
+var _ credentials.PerRPCCredentials = serviceToken("")
+
+func (t serviceToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(t)}, nil
+}
+
+// RequireTransportSecurity is false: whether the internal port speaks TLS is configured on both sides.
+func (t serviceToken) RequireTransportSecurity() bool { return false }
+
+// build makes the parts and introduces them to each other.
+func (g *Gateway) build() error {
+	c, metrics := g.config, g.telemetry.Metrics
+	rpc := gatewayv1.NewGatewayServiceClient(g.rpc)
+	directJS, err := jetstream.New(g.direct)
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	audienceJS, err := jetstream.New(g.audience)
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	pod := c.Pod
+	if pod == "" {
+		if pod, err = os.Hostname(); err != nil {
+			return fmt.Errorf("host name: %w", err)
+		}
+	}
+	loops := loop.NewMetrics(metrics)
+	g.door = door.New(rpc, g.log,
+		func(t loop.Ticket, a loop.Admission) { g.set.Admitted(t, a) }, func(app uint32) { g.bus.Follow(app) })
+	g.core = core.New(rpc, g.door, pod, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
+	g.receipts = receipt.New(directJS, audienceJS, receipt.NewMetrics(metrics), g.log)
+	g.set, err = loop.NewSet(loop.Config{
+		Loops: c.Loops, UserTimeout: c.UserTimeout,
+		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
+	}, loop.Parts{
+		Door: g.door, Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.bus = bus.New(g.direct, g.audience, g.door, g.set, g.log)
+	if err := g.bus.ListenForChanges(); err != nil {
+		return err
+	}
+	return g.bus.Listen(g.core.Incarnation())
+}
+
+// listen opens the listeners. Plain MQTT has its own, which the loops open.
+func (g *Gateway) listen() error {
+	c := g.config
+	var err error
+	if g.tls, err = tlsconfig.Server(c.TLSCert, c.TLSKey, ""); err != nil {
+		return err
+	}
+	for _, l := range []struct {
+		listener *net.Listener
+		address  string
+	}{
+		{&g.admin, c.Telemetry.Listen},
+		{&g.mqtts, c.MQTTS},
+		{&g.websocket, c.WebSocket},
+	} {
+		if l.address == "" {
+			continue
+		}
+		if *l.listener, err = net.Listen("tcp", l.address); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	if c.MQTT != "" {
+		g.mqttAddr, err = g.set.ListenTCP(c.MQTT)
+	}
+	return err
+}
+
+// MQTTAddr returns the address of MQTT over TCP.
+func (g *Gateway) MQTTAddr() string { return g.mqttAddr }
+
+// MQTTSAddr returns the address of MQTT over TLS, empty if there is none.
+func (g *Gateway) MQTTSAddr() string { return addr(g.mqtts) }
+
+// WebSocketAddr returns the address of MQTT over WebSocket, empty if there is none.
+func (g *Gateway) WebSocketAddr() string { return addr(g.websocket) }
+
+// AdminAddr returns the address of health and metrics.
+func (g *Gateway) AdminAddr() string { return addr(g.admin) }
+
+func addr(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// WebSocket returns a handler that takes devices' connections, for another server's /mqtt.
+func (g *Gateway) WebSocket() http.Handler { return listen.WebSocket(g.set) }
+
+// Ready returns nil once the gateway takes devices and hands over, or what keeps it from it.
+func (g *Gateway) Ready(ctx context.Context) error {
+	for name, failure := range g.health.Failing(ctx) {
+		return fmt.Errorf("%s: %s", name, failure)
+	}
+	return nil
+}
+
+func (g *Gateway) close() {
+	for _, l := range []net.Listener{g.admin, g.mqtts, g.websocket} {
+		if l != nil {
+			_ = l.Close() // closed already where its server ran
+		}
+	}
+	for _, conn := range []*nats.Conn{g.direct, g.audience} {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+	if g.rpc != nil {
+		_ = g.rpc.Close() // there is nothing left to lose on it
+	}
+}
+
+// missed notes that messages may have been missed on NATS. It is called by the client and must not block.
+func (g *Gateway) missed(reason string) {
+	select {
+	case g.gap <- reason:
+	default: // a repair is about to begin
+	}
+}
+
+// repair has every session Pull after each gap on NATS.
+func (g *Gateway) repair(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case reason := <-g.gap:
+			g.log.WarnContext(ctx, "messages may have been missed: every session pulls", "reason", reason)
+			g.mu.Lock()
+			g.repairs++
+			g.mu.Unlock()
+			g.set.PullAll(g.config.ReopenRate, func() {
+				g.mu.Lock()
+				g.repairs--
+				g.mu.Unlock()
+			})
+		}
+	}
+}
+
+var (
+	errNATS = errors.New("not connected")
+	errGap  = errors.New("sessions pull after a gap")
+)
+
+// ready is what the readiness of a gateway hangs on.
+func (g *Gateway) ready() {
+	g.health.Register("lease", func(context.Context) error { return g.core.Ready() })
+	g.health.Register("nats", func(context.Context) error {
+		if !g.bus.Connected() {
+			return errNATS
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.repairs > 0 {
+			return errGap
+		}
+		return nil
+	})
+}
+
+// Run serves until ctx ends; then it drains: not ready, no new connections, sessions sent away at a pace, receipts and
+// closes sent, the lease ended.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.close()
+	g.ready()
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	failed := make(chan error, 2)
+	var wg sync.WaitGroup
+	wg.Go(func() { failed <- g.telemetry.Serve(working, g.admin, g.health) })
+	wg.Go(func() { g.repair(working) })
+	wg.Go(func() { g.door.Run(working) })
+	wg.Go(func() { g.ping(working) })
+	wg.Go(func() { g.receipts.Run(working) })
+	wg.Go(func() { g.core.Run(working, g.set, g.bus.RoundTripAge, g.newIncarnation) })
+	g.set.Start()
+	if g.mqtts != nil {
+		wg.Go(func() { listen.TLS(g.mqtts, g.tls, g.set, g.log) })
+	}
+	if g.websocket != nil {
+		wg.Go(func() { failed <- g.serveWebSocket(working) })
+	}
+	g.log.InfoContext(ctx, "gateway serves", "mqtt", g.mqttAddr, "mqtts", g.MQTTSAddr(), "websocket", g.WebSocketAddr())
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	g.drain(working)
+	stop()
+	wg.Wait()
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	g.log.InfoContext(ctx, "gateway stopped")
+	return errors.Join(err, g.telemetry.Shutdown(flush))
+}
+
+func (g *Gateway) serveWebSocket(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("/mqtt", g.WebSocket())
+	listener := g.websocket
+	if g.tls != nil {
+		listener = tls.NewListener(listener, g.tls)
+	}
+	return telemetry.ServeHTTP(ctx, listener, mux)
+}
+
+func (g *Gateway) ping(ctx context.Context) {
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		g.bus.Ping()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (g *Gateway) newIncarnation() {
+	if err := g.bus.Listen(g.core.Incarnation()); err != nil {
+		g.log.Error("cannot listen as the new incarnation", "error", err)
+	}
+}
+
+// drain sends every device away, at a pace, and says good-bye to pushcore.
+func (g *Gateway) drain(ctx context.Context) {
+	g.health.Drain()
+	wait(ctx, g.config.DrainWait, nil)
+	g.set.StopAccepting()
+	for _, l := range []net.Listener{g.mqtts, g.websocket} {
+		if l != nil {
+			_ = l.Close() // no more connections; the ones that are here stay
+		}
+	}
+	drained := make(chan struct{})
+	g.set.Drain(g.config.DrainRate, func() { close(drained) })
+	wait(ctx, g.config.DrainDeadline, drained)
+	g.set.Stop()
+	begun := time.Now()
+	for !g.core.Flushed() && time.Since(begun) < stopWithin {
+		wait(ctx, 10*time.Millisecond, nil)
+	}
+	end, cancel := context.WithTimeout(ctx, stopWithin)
+	defer cancel()
+	if err := g.core.End(end); err != nil {
+		g.log.WarnContext(ctx, "the lease runs out by itself", "error", err)
+	}
+}
+
+// wait waits for a time, or until a channel is closed.
+func wait(ctx context.Context, d time.Duration, done <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-done:
+	case <-ctx.Done():
+	}
+}

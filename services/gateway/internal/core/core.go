@@ -1,0 +1,168 @@
+// Package core is pushcore as the gateway sees it: sessions are opened, closed and refilled in batches over a stream, calls
+// go in batches, and a lease says that the gateway lives. While pushcore is away everything waits, and nothing is lost.
+package core
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"sync"
+	"time"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway/internal/loop"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+const (
+	// maxBatch bounds one batch of opens, of pulls or of calls; batchesAtOnce those of sessions under way. There is no timer:
+	// what finds room goes out at once, and what comes meanwhile shares the next batch.
+	maxBatch      = 256
+	batchesAtOnce = 8
+
+	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
+)
+
+// Answers is where answers go.
+type Answers interface {
+	Opened(answers []loop.Opened)
+	Pulled(answers []loop.Pulled)
+	Answered(answers []loop.Answered)
+	ReopenAll(rate int, done func())
+}
+
+// Apps finds apps that are known to the gateway.
+type Apps interface {
+	App(number uint32) *session.App
+}
+
+// Client talks to pushcore. It implements loop.Core.
+type Client struct {
+	rpc        gatewayv1.GatewayServiceClient
+	apps       Apps
+	metrics    *Metrics
+	log        *slog.Logger
+	pod        string
+	reopenRate int
+	calls      *calls
+
+	mu          sync.Mutex
+	incarnation *gatewayv1.Incarnation // guarded by mu; replaced, never changed
+	live        bool                   // guarded by mu: the lease has been granted
+	identity    string                 // guarded by mu: of the database
+	repairs     int                    // guarded by mu: how many times all sessions are being opened again
+	opens       map[uint64]*opening    // guarded by mu: by session number
+	openQueue   []uint64               // guarded by mu: may name sessions that are gone
+	pulls       []loop.Pull            // guarded by mu
+	closes      []loop.Close           // guarded by mu
+	work        chan struct{}          // has room for one: there may be something to send
+}
+
+// opening is a session that is to be opened, or is being opened.
+type opening struct {
+	request loop.Open
+	sent    bool
+	// next is asked for after the answer; closing is due after it.
+	next    *loop.Open
+	closing *loop.Close
+}
+
+// New returns a client of pushcore. reopenRate is how many sessions a second are opened again after a lapse.
+func New(
+	rpc gatewayv1.GatewayServiceClient, apps Apps, pod string, reopenRate int, metrics *Metrics, log *slog.Logger,
+) *Client {
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return &Client{
+		rpc: rpc, apps: apps, pod: pod, reopenRate: reopenRate, metrics: metrics, log: log, calls: newCalls(rpc, metrics, log),
+		incarnation: &gatewayv1.Incarnation{Gateway: hex.EncodeToString(id[:]), Number: 1},
+		opens:       map[uint64]*opening{}, work: make(chan struct{}, 1),
+	}
+}
+
+// Incarnation returns the gateway's present one.
+func (c *Client) Incarnation() *gatewayv1.Incarnation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.incarnation
+}
+
+func (c *Client) wake() {
+	select {
+	case c.work <- struct{}{}:
+	default:
+	}
+}
+
+// Open queues a session to be opened. One that is queued already is opened with what it wants now; for one whose answer is
+// awaited another Open follows.
+func (c *Client) Open(o loop.Open) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.opens[o.Session]
+	switch {
+	case p == nil:
+		c.opens[o.Session] = &opening{request: o}
+		c.openQueue = append(c.openQueue, o.Session)
+		c.wake()
+	case p.sent:
+		p.next = &o
+	default:
+		p.request = o
+	}
+}
+
+// Close queues the end of a session, behind an Open of it whose answer is awaited.
+func (c *Client) Close(o loop.Close) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.opens[o.Session]; p != nil && p.sent {
+		p.next, p.closing = nil, &o
+		return
+	}
+	delete(c.opens, o.Session)
+	c.closes = append(c.closes, o)
+	c.wake()
+}
+
+// Pull queues a question for what is kept.
+func (c *Client) Pull(p loop.Pull) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pulls = append(c.pulls, p)
+	c.wake()
+}
+
+// Call queues a call, or answers it at once if too many wait.
+func (c *Client) Call(call loop.Call) { c.calls.add(call) }
+
+// Run keeps the lease and works through the queues until ctx ends. It needs round trips that say how long ago NATS brought a
+// message from the gateway to itself.
+func (c *Client) Run(ctx context.Context, answers Answers, roundTrip func() time.Duration, onIncarnation func()) {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.keepLease(ctx, answers, roundTrip, onIncarnation) })
+	wg.Go(func() { c.streams(ctx, answers) })
+	wg.Go(func() { c.calls.run(ctx, answers) })
+	wg.Wait()
+}
+
+// Flushed reports whether no close waits to be sent.
+func (c *Client) Flushed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.closes) == 0
+}
+
+// pause waits with growing length, and returns false if ctx ended.
+func pause(ctx context.Context, length *time.Duration) bool {
+	timer := time.NewTimer(*length)
+	defer timer.Stop()
+	*length = min(*length*2, longestPause)
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

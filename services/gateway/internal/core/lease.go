@@ -1,0 +1,125 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+)
+
+// firstRenewal is how often the lease is asked for until pushcore says how long it holds.
+const firstRenewal = 2 * time.Second
+
+// keepLease renews the lease three times as often as it must be.
+func (c *Client) keepLease(ctx context.Context, answers Answers, roundTrip func() time.Duration, onIncarnation func()) {
+	every := firstRenewal
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		lease, err := c.renew(ctx, answers, roundTrip(), onIncarnation)
+		if err != nil && ctx.Err() == nil {
+			c.metrics.renewals.WithLabelValues("error").Inc()
+			c.log.WarnContext(ctx, "lease not renewed", "error", err)
+		}
+		if lease > 0 && lease/3 != every {
+			every = lease / 3
+			ticker.Reset(every)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (c *Client) renew(
+	ctx context.Context, answers Answers, natsAge time.Duration, onIncarnation func(),
+) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, firstRenewal)
+	defer cancel()
+	incarnation := c.Incarnation()
+	response, err := c.rpc.RenewLease(ctx, &gatewayv1.RenewLeaseRequest{
+		Incarnation: incarnation, Pod: c.pod, NatsRoundTripAge: durationpb.New(natsAge), Sessions: uint32(c.metrics.sessions()),
+	})
+	if err != nil {
+		return 0, err
+	}
+	c.metrics.renewals.WithLabelValues(response.GetStatus().String()).Inc()
+	switch response.GetStatus() {
+	case gatewayv1.RenewLeaseResponse_LAPSED:
+		c.lapse(incarnation, answers, onIncarnation)
+		return 0, nil
+	case gatewayv1.RenewLeaseResponse_LIVE:
+		c.granted(response.GetDatabaseIdentity(), answers)
+	}
+	return response.GetLease().AsDuration(), nil
+}
+
+// granted notes that the incarnation is alive. A database that is another than before may have lost the routes.
+func (c *Client) granted(identity string, answers Answers) {
+	c.mu.Lock()
+	changed := c.identity != "" && c.identity != identity
+	c.identity = identity
+	c.live = true
+	c.mu.Unlock()
+	c.wake()
+	if changed {
+		c.log.Warn("the database is another one, or was restarted: sessions are opened again")
+		c.reopen(answers)
+	}
+}
+
+// lapse takes a new incarnation in place of one that is over, and opens every session again.
+func (c *Client) lapse(over *gatewayv1.Incarnation, answers Answers, onIncarnation func()) {
+	c.mu.Lock()
+	if c.incarnation.GetNumber() != over.GetNumber() {
+		c.mu.Unlock()
+		return // noticed before
+	}
+	c.incarnation = &gatewayv1.Incarnation{Gateway: over.GetGateway(), Number: over.GetNumber() + 1}
+	c.live = false
+	c.mu.Unlock()
+	c.metrics.lapses.Inc()
+	c.log.Warn("the lease has lapsed: sessions are opened again", "incarnation", over.GetNumber()+1)
+	onIncarnation()
+	c.reopen(answers)
+}
+
+func (c *Client) reopen(answers Answers) {
+	c.mu.Lock()
+	c.repairs++
+	c.mu.Unlock()
+	answers.ReopenAll(c.reopenRate, func() {
+		c.mu.Lock()
+		c.repairs--
+		c.mu.Unlock()
+	})
+}
+
+// End ends the lease: the gateway has closed its sessions.
+func (c *Client) End(ctx context.Context) error {
+	_, err := c.rpc.RenewLease(ctx, &gatewayv1.RenewLeaseRequest{Incarnation: c.Incarnation(), Ending: true})
+	return err
+}
+
+var (
+	errNoLease = errors.New("no lease yet")
+	errRepair  = errors.New("sessions are being opened again")
+)
+
+// Ready returns nil if the lease is granted and the sessions are open.
+func (c *Client) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.live:
+		return errNoLease
+	case c.repairs > 0:
+		return errRepair
+	}
+	return nil
+}

@@ -1,0 +1,279 @@
+package loop
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/halleypush/halley/pkg/ordinal"
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+const (
+	// quantum and quantumTime bound one piece of a broadcast: writes, and time.
+	quantum     = 256
+	quantumTime = 2 * time.Millisecond
+)
+
+// Target is one delivery of a direct hand-over. Message is nil if its app is not known here, and so has no sessions.
+type Target struct {
+	App     uint32
+	Ordinal uint64
+	Session uint64
+	Message *session.Message
+	User    string
+}
+
+// Deliver hands direct pushes over and calls done with the results, in the order of the targets, from one of the loops.
+func (s *Set) Deliver(targets []Target, done func([]gatewayv1.DeliverResponse_Result)) {
+	d := &delivery{targets: targets, results: make([]gatewayv1.DeliverResponse_Result, len(targets)), done: done}
+	byLoop := make([][]int32, len(s.loops))
+	for i := range targets {
+		id := s.home(targets[i].App, targets[i].Ordinal).id
+		byLoop[id] = append(byLoop[id], int32(i))
+	}
+	d.left.Store(1)
+	for id, list := range byLoop {
+		if len(list) > 0 {
+			d.left.Add(1)
+			s.loops[id].post(&deliverPart{d, list})
+		}
+	}
+	d.finish()
+}
+
+type delivery struct {
+	targets []Target
+	results []gatewayv1.DeliverResponse_Result
+	left    atomic.Int32
+	done    func([]gatewayv1.DeliverResponse_Result)
+}
+
+func (d *delivery) finish() {
+	if d.left.Add(-1) == 0 {
+		d.done(d.results)
+	}
+}
+
+type deliverPart struct {
+	*delivery
+	list []int32
+}
+
+func (p *deliverPart) run(l *Loop) {
+	for _, n := range p.list {
+		t := &p.targets[n]
+		p.results[n] = l.deliver(t)
+		l.set.metrics.direct.WithLabelValues(p.results[n].String()).Inc()
+	}
+	p.finish()
+}
+
+func (l *Loop) deliver(t *Target) gatewayv1.DeliverResponse_Result {
+	i, ok := l.index.find(t.App, t.Ordinal)
+	if !ok || t.Message == nil {
+		return gatewayv1.DeliverResponse_NO_SESSION
+	}
+	c := l.conns.at(i)
+	if c.session.Number != t.Session {
+		return gatewayv1.DeliverResponse_NO_SESSION
+	}
+	result := c.session.Deliver(&l.out, l.clock, t.Message, t.User, false)
+	if result == session.Taken {
+		l.set.traces.taken(c.session.Number, t.Message)
+	}
+	l.perform(i)
+	switch result {
+	case session.Taken, session.TakenUnconfirmed:
+		return gatewayv1.DeliverResponse_TAKEN
+	case session.Full:
+		return gatewayv1.DeliverResponse_FULL
+	case session.Off:
+		return gatewayv1.DeliverResponse_PERMISSION_OFF
+	default: // not receiving, or expired: there is nothing to take
+		return gatewayv1.DeliverResponse_NO_SESSION
+	}
+}
+
+// SliceResult is what became of a slice: ordinals inside it.
+type SliceResult struct {
+	Sent, SentUnconfirmed, PermissionOff *roaring.Bitmap
+}
+
+// Slice hands an audience message over to every session of one slice that is in the bitmap, and calls done when all loops
+// have tried all of theirs, from one of the loops.
+func (s *Set) Slice(app, slice uint32, m *session.Message, members *roaring.Bitmap, done func(SliceResult)) {
+	b := &broadcast{
+		key: pushSlice{appSlice{app, slice}, m.ID}, message: m, members: members, done: done, begun: time.Now(),
+		result: SliceResult{roaring.New(), roaring.New(), roaring.New()},
+	}
+	b.left.Store(int32(len(s.loops)))
+	for _, l := range s.loops {
+		l.post(&job{broadcast: b, result: SliceResult{roaring.New(), roaring.New(), roaring.New()}})
+	}
+}
+
+// broadcast is one slice of an audience push on its way through all loops.
+type broadcast struct {
+	key     pushSlice
+	message *session.Message
+	members *roaring.Bitmap
+	begun   time.Time
+	left    atomic.Int32
+	done    func(SliceResult)
+
+	mu     sync.Mutex
+	result SliceResult // guarded by mu
+}
+
+// job is one loop's part of a broadcast.
+type job struct {
+	*broadcast
+	refs   []Ref // the sessions that are left to try
+	result SliceResult
+}
+
+// run lists the sessions that the broadcast is for. Those that come later Pull it.
+func (j *job) run(l *Loop) {
+	for low, i := range l.index[j.key.appSlice] {
+		if j.members.Contains(low) {
+			j.refs = append(j.refs, l.ref(i))
+		}
+	}
+	l.jobs = append(l.jobs, j)
+}
+
+// runJobs hands over one piece of the broadcasts, those of all in turn.
+func (l *Loop) runJobs() {
+	if len(l.jobs) == 0 {
+		return
+	}
+	j := l.jobs[0]
+	l.jobs = l.jobs[1:]
+	if l.piece(j) {
+		j.finish(l)
+	} else {
+		l.jobs = append(l.jobs, j)
+	}
+	if len(l.jobs) == 0 {
+		l.jobs = nil
+	}
+}
+
+// piece hands a message over to some sessions and reports whether all have been tried.
+func (l *Loop) piece(j *job) bool {
+	begun := time.Now()
+	h := l.memory.of(j.key, l.clock.Millis)
+	for n := 0; n < quantum && len(j.refs) > 0; n++ {
+		r := j.refs[len(j.refs)-1]
+		j.refs = j.refs[:len(j.refs)-1]
+		if s := l.live(r); s != nil {
+			l.broadcastTo(j, h, r.index, s)
+		}
+		if n%16 == 15 && time.Since(begun) > quantumTime {
+			break
+		}
+	}
+	return len(j.refs) == 0
+}
+
+func (l *Loop) broadcastTo(j *job, h *handed, i int32, s *session.Session) {
+	low := ordinal.Low(s.Ordinal)
+	if h.sent.Contains(low) { // handed over before; whoever asks again has not heard
+		j.result.Sent.Add(low)
+		if step := h.proof(low); step != 0 {
+			l.repeatReceipt(i, j.message, step)
+			if h.unconfirmed.Contains(low) {
+				j.result.SentUnconfirmed.Add(low)
+			}
+		}
+		return
+	}
+	result := s.Deliver(&l.out, l.clock, j.message, "", true)
+	switch result {
+	case session.Taken:
+		h.sent.Add(low)
+		j.result.Sent.Add(low)
+		l.set.traces.taken(s.Number, j.message)
+	case session.TakenUnconfirmed:
+		h.sent.Add(low)
+		h.unconfirmed.Add(low)
+		j.result.Sent.Add(low)
+		j.result.SentUnconfirmed.Add(low)
+	case session.Off:
+		j.result.PermissionOff.Add(low)
+	}
+	l.set.metrics.audience[result].Inc()
+	l.perform(i)
+}
+
+// repeatReceipt sends a receipt once more that the ledger seems not to have seen.
+func (l *Loop) repeatReceipt(i int32, m *session.Message, step ledgerv1.Step) {
+	c := l.conns.at(i)
+	l.receipt(c, &session.Action{Kind: session.DoReceipt, Step: step, Message: m.ID, Audience: true})
+}
+
+// finish adds a loop's results to the broadcast's; the last one answers.
+func (j *job) finish(l *Loop) {
+	j.mu.Lock()
+	j.broadcast.result.Sent.Or(j.result.Sent)
+	j.broadcast.result.SentUnconfirmed.Or(j.result.SentUnconfirmed)
+	j.broadcast.result.PermissionOff.Or(j.result.PermissionOff)
+	j.mu.Unlock()
+	if j.left.Add(-1) == 0 {
+		l.set.metrics.slices.Observe(time.Since(j.begun).Seconds())
+		j.done(j.broadcast.result)
+	}
+}
+
+// Poke tells sessions that something happened to them, and calls done when all have been told.
+func (s *Set) Poke(pokes []*gatewayv1.PokeRequest_Poke, done func()) {
+	p := &poking{done: done}
+	p.left.Store(int32(len(pokes)) + 1)
+	for _, poke := range pokes {
+		s.home(poke.GetApp(), poke.GetOrdinal()).post(&pokeOne{p, poke})
+	}
+	p.finish()
+}
+
+type poking struct {
+	left atomic.Int32
+	done func()
+}
+
+func (p *poking) finish() {
+	if p.left.Add(-1) == 0 {
+		p.done()
+	}
+}
+
+type pokeOne struct {
+	*poking
+	poke *gatewayv1.PokeRequest_Poke
+}
+
+func (p *pokeOne) run(l *Loop) {
+	defer p.finish()
+	i, ok := l.index.find(p.poke.GetApp(), p.poke.GetOrdinal())
+	if !ok || l.conns.at(i).session.Number != p.poke.GetSession() {
+		return
+	}
+	s := &l.conns.at(i).session
+	switch p.poke.GetAction() {
+	case gatewayv1.PokeRequest_Poke_PULL:
+		s.PullAll(&l.out)
+	case gatewayv1.PokeRequest_Poke_SUPERSEDED:
+		s.Supersede(&l.out)
+	case gatewayv1.PokeRequest_Poke_GONE:
+		s.Expel(&l.out)
+	case gatewayv1.PokeRequest_Poke_PERMISSION_ON:
+		s.SetPermission(false)
+	case gatewayv1.PokeRequest_Poke_PERMISSION_OFF:
+		s.SetPermission(true)
+	}
+	l.perform(i)
+}

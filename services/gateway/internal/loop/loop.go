@@ -1,0 +1,459 @@
+// Package loop holds the connections: one event loop per core owns its connections' sockets and sessions, alone. What comes
+// from outside is posted to a loop and runs there between two waits.
+package loop
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/halleypush/halley/pkg/ordinal"
+	"github.com/halleypush/halley/services/gateway/internal/mqtt"
+	"github.com/halleypush/halley/services/gateway/internal/receipt"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+const (
+	// readSize is how much is read from a socket at a time, into a buffer that all of a loop's connections share.
+	readSize = 64 << 10
+	// maxUnsent bounds what waits for a slow peer; beyond it the connection is closed. A full window of large pushes fits.
+	maxUnsent = 128 << 10
+	// acceptsPerTurn lets a loop look after its connections between accepts.
+	acceptsPerTurn = 64
+	// housekeeping is how often a loop forgets what it need not remember.
+	housekeeping = time.Minute
+)
+
+// Loop is one event loop. All but its mailbox belongs to its own goroutine.
+type Loop struct {
+	set  *Set
+	id   int
+	poll *poller
+	log  *slog.Logger
+
+	conns    slab
+	wheel    *wheel
+	index    index
+	memory   memory
+	jobs     []*job
+	sweeps   []*sweep
+	out      session.Output
+	ending   session.Output
+	buf      []byte
+	receipts []receipt.Item
+	clock    session.Clock
+	swept    uint32 // when housekeeping ran last
+	listener int    // the listening socket, none if there is none
+	stopped  bool
+
+	mu   sync.Mutex
+	mail []command // guarded by mu
+}
+
+// command is something that is posted to a loop.
+type command interface{ run(l *Loop) }
+
+func newLoop(s *Set, id int) (*Loop, error) {
+	poll, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	return &Loop{
+		set: s, id: id, poll: poll, log: s.log, wheel: newWheel(), index: index{}, memory: memory{},
+		buf: make([]byte, readSize), listener: int(none),
+	}, nil
+}
+
+// post has a command run on the loop, soon. Commands of one poster run in their order.
+func (l *Loop) post(c command) {
+	l.mu.Lock()
+	first := len(l.mail) == 0
+	l.mail = append(l.mail, c)
+	l.mu.Unlock()
+	if first {
+		l.poll.wake()
+	}
+}
+
+// run runs the loop until stop has been posted.
+func (l *Loop) run() {
+	l.tick()
+	l.wheel.now = l.clock.Millis / uint32(wheelTick.Milliseconds())
+	var events []ready
+	for !l.stopped {
+		timeout := wheelTick
+		if len(l.jobs) > 0 {
+			timeout = 0
+		}
+		var err error
+		if events, err = l.poll.wait(events[:0], timeout); err != nil {
+			l.log.Error("event loop cannot wait", "error", err)
+			time.Sleep(wheelTick) // it would spin
+		}
+		l.tick()
+		for _, e := range events {
+			l.handle(e)
+		}
+		l.readMail()
+		l.wheel.advance(l.conns.link, l.clock.Millis/uint32(wheelTick.Milliseconds()), l.due)
+		l.runSweeps()
+		// Broadcasts come last, a piece at a time: heartbeats, acknowledgements and direct pushes go first.
+		l.runJobs()
+		l.flushReceipts()
+	}
+	if err := l.poll.close(); err != nil {
+		l.log.Warn("event loop closed badly", "error", err)
+	}
+}
+
+func (l *Loop) tick() {
+	now := time.Now()
+	l.clock = session.Clock{Millis: l.set.millis(now), Now: now}
+	if l.clock.Millis-l.swept > uint32(housekeeping.Milliseconds()) {
+		l.swept = l.clock.Millis
+		l.memory.forget(l.clock.Millis)
+	}
+}
+
+func (l *Loop) readMail() {
+	l.mu.Lock()
+	mail := l.mail
+	l.mail = nil
+	l.mu.Unlock()
+	for _, c := range mail {
+		c.run(l)
+	}
+}
+
+func (l *Loop) flushReceipts() {
+	if len(l.receipts) > 0 {
+		l.set.receipts.Add(l.receipts)
+		l.receipts = l.receipts[:0]
+	}
+}
+
+// get returns the connection that a reference names, nil if it has ended.
+func (l *Loop) get(r Ref) *conn {
+	if c := l.conns.at(r.index); c.gen == r.gen && c.state != stateFree {
+		return c
+	}
+	return nil
+}
+
+func (l *Loop) ref(i int32) Ref { return Ref{loop: l, index: i, gen: l.conns.at(i).gen} }
+
+func (l *Loop) handle(e ready) {
+	if e.token&listenerToken != 0 {
+		l.accept()
+		return
+	}
+	i, gen := untoken(e.token)
+	c := l.conns.at(i)
+	if c.state == stateFree || c.gen&0x3FFFFFFF != gen {
+		return // closed by an event before this one
+	}
+	if e.gone {
+		l.close(i, session.ByPeer)
+		return
+	}
+	if e.writable {
+		l.flush(i)
+	}
+	if e.readable && c.gen&0x3FFFFFFF == gen && c.state != stateFree {
+		l.read(i)
+	}
+}
+
+// accept takes waiting connections off the listening socket.
+func (l *Loop) accept() {
+	for range acceptsPerTurn {
+		fd, remote, ok, err := acceptNative(l.listener, l.set.userTimeout)
+		if err != nil {
+			l.set.metrics.acceptErrors.Inc()
+			l.log.Error("cannot accept", "error", err)
+			return
+		}
+		if !ok {
+			return
+		}
+		l.begin(int32(fd), nil, TCP, remote)
+	}
+}
+
+// begin makes a connection of a socket.
+func (l *Loop) begin(fd int32, o *outside, transport Transport, remote netip.Addr) {
+	i := l.conns.take()
+	c := l.conns.at(i)
+	c.state, c.fd, c.transport = stateHello, fd, transport
+	c.hello = session.Unidentified{Begun: l.clock.Millis}
+	c.rest = &rest{remote: remote, outside: o}
+	l.set.metrics.connections[transport].Inc()
+	if fd != none {
+		if err := l.poll.add(int(fd), token(i, c.gen)); err != nil {
+			l.log.Error("cannot watch a connection", "error", err)
+			l.close(i, session.Overload)
+			return
+		}
+	} else {
+		r := l.ref(i)
+		o.ref.Store(&r)
+		go o.read()
+	}
+	_, left := c.hello.Late(l.clock.Millis)
+	l.wheel.set(l.conns.link, i, left)
+}
+
+func (l *Loop) read(i int32) {
+	n, closed, err := readNative(int(l.conns.at(i).fd), l.buf)
+	if closed || err != nil {
+		l.close(i, session.ByPeer)
+		return
+	}
+	if n > 0 {
+		l.set.metrics.bytesIn.Add(float64(n))
+		l.feed(i, l.buf[:n])
+	}
+}
+
+// feed gives a connection bytes that came for it.
+func (l *Loop) feed(i int32, data []byte) {
+	c := l.conns.at(i)
+	if c.rest != nil && len(c.rest.in) > 0 {
+		c.rest.in = append(c.rest.in, data...)
+		data = c.rest.in
+	}
+	switch c.state {
+	case stateHello:
+		l.greet(i, data)
+	case stateAdmitting:
+		l.keep(i, data)
+	case stateLive:
+		gen := c.gen
+		used := c.session.Input(&l.out, l.clock, l.set.limits, data)
+		l.perform(i)
+		if c.gen == gen {
+			l.keep(i, data[used:])
+		}
+	}
+}
+
+// keep keeps the beginning of a packet until the rest of it comes.
+func (l *Loop) keep(i int32, left []byte) {
+	c := l.conns.at(i)
+	switch {
+	case len(left) > 2*l.set.limits.MaxPacket: // only while it is being admitted; it sends too much before it is known
+		l.close(i, session.TooLarge)
+	case len(left) > 0:
+		l.restOf(c).in = append([]byte(nil), left...)
+	case c.rest != nil:
+		c.rest.in = nil
+		c.trim()
+	}
+}
+
+func (l *Loop) restOf(c *conn) *rest {
+	if c.rest == nil {
+		c.rest = &rest{}
+	}
+	return c.rest
+}
+
+// trim gives the rest back if nothing is in it.
+func (c *conn) trim() {
+	if c.state == stateLive && c.rest != nil && c.rest.empty() {
+		c.rest = nil
+	}
+}
+
+// greet takes a connection's CONNECT and has it checked.
+func (l *Loop) greet(i int32, data []byte) {
+	c := l.conns.at(i)
+	gen := c.gen
+	connect, used := c.hello.Input(&l.out, l.set.limits, data)
+	l.perform(i)
+	if c.gen != gen {
+		return
+	}
+	l.keep(i, data[used:])
+	if connect == nil || c.gen != gen {
+		return
+	}
+	c.state = stateAdmitting
+	c.rest.connect = connect
+	if admission, now := l.set.door.Admit(connect, c.rest.remote, Ticket(l.ref(i))); now {
+		l.admit(i, admission)
+	}
+}
+
+// admitted is the answer of a door that had to ask others.
+type admitted struct {
+	ref       Ref
+	admission Admission
+}
+
+func (a *admitted) run(l *Loop) {
+	c := l.get(a.ref)
+	if c == nil || c.state != stateAdmitting {
+		return
+	}
+	l.admit(a.ref.index, a.admission)
+	if c.gen == a.ref.gen {
+		c.goOn()
+	}
+}
+
+// admit lets a connection in whose CONNECT has been believed, or refuses it. A device's connections all live in one loop, so
+// this one may have to move.
+func (l *Loop) admit(i int32, a Admission) {
+	c := l.conns.at(i)
+	if a.Refuse != mqtt.Success {
+		l.set.metrics.connects.WithLabelValues(outcomeOf(a.Refuse)).Inc()
+		c.hello.Refuse(&l.out, a.Refuse, a.Reason, a.RetryAfter)
+		l.perform(i)
+		return
+	}
+	m := &move{
+		fd: c.fd, outside: c.rest.outside, transport: c.transport, begun: c.hello.Begun, in: c.rest.in,
+		connect: c.rest.connect, admission: a,
+	}
+	home := l.set.home(a.App.Number, a.Ordinal)
+	if home == l {
+		l.settle(i, m)
+		return
+	}
+	if c.fd != none {
+		if err := l.poll.remove(int(c.fd)); err != nil {
+			l.log.Error("cannot move a connection", "error", err)
+			l.close(i, session.Overload)
+			return
+		}
+	}
+	l.wheel.unset(l.conns.link, i)
+	l.conns.give(i)
+	home.post(m)
+}
+
+// move is an admitted connection on its way to the loop where its device lives.
+type move struct {
+	fd        int32
+	outside   *outside
+	transport Transport
+	begun     uint32
+	in        []byte
+	connect   *mqtt.Connect
+	admission Admission
+}
+
+func (m *move) run(l *Loop) {
+	i := l.conns.take()
+	c := l.conns.at(i)
+	c.fd, c.transport, c.state = m.fd, m.transport, stateAdmitting
+	c.rest = &rest{outside: m.outside}
+	if m.fd != none {
+		if err := l.poll.add(int(m.fd), token(i, c.gen)); err != nil {
+			l.log.Error("cannot take a connection over", "error", err)
+			l.close(i, session.Overload)
+			return
+		}
+	} else {
+		r := l.ref(i)
+		m.outside.ref.Store(&r)
+	}
+	gen := c.gen
+	l.settle(i, m)
+	if c.gen == gen {
+		c.goOn()
+	}
+}
+
+// settle begins the session of an admitted connection in its own loop, in place of an older one of the same device.
+func (l *Loop) settle(i int32, m *move) {
+	c := l.conns.at(i)
+	a := m.admission
+	if old, ok := l.index.find(a.App.Number, a.Ordinal); ok {
+		l.conns.at(old).session.Supersede(&l.out)
+		l.perform(old)
+	}
+	c.state = stateLive
+	c.rest.in, c.rest.connect = nil, nil
+	c.trim()
+	c.session = session.New(session.Start{
+		App: a.App, Ordinal: a.Ordinal, Number: l.set.numbers.Add(1), Generation: a.Generation, Connect: m.connect,
+		Token: a.Token, Secret: a.Secret, Report: a.Report,
+	}, l.set.limits, m.begun, &l.out)
+	l.index.put(a.App.Number, a.Ordinal, i)
+	l.set.metrics.connects.WithLabelValues("accepted").Inc()
+	l.set.metrics.addSession(1)
+	gen := c.gen
+	l.perform(i)
+	if c.gen != gen {
+		return
+	}
+	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
+	l.perform(i)
+	if c.gen == gen && len(m.in) > 0 {
+		l.feed(i, m.in)
+	}
+}
+
+// due looks after a connection whose timer is over.
+func (l *Loop) due(i int32) {
+	c := l.conns.at(i)
+	if c.state != stateLive {
+		late, left := c.hello.Late(l.clock.Millis)
+		if late {
+			l.close(i, session.ConnectTimeout)
+		} else {
+			l.wheel.set(l.conns.link, i, left)
+		}
+		return
+	}
+	gen := c.gen
+	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
+	l.perform(i)
+	if c.gen == gen {
+		c.trim()
+	}
+}
+
+// stop ends a loop. Its connections are closed.
+type stop struct{}
+
+func (stop) run(l *Loop) {
+	l.stopped = true
+	for i := range l.conns.len() {
+		if l.conns.at(i).state != stateFree {
+			l.close(i, session.Shutdown)
+		}
+	}
+	l.closeListener()
+	l.flushReceipts()
+}
+
+// listen hands a listening socket to a loop.
+type listen struct{ fd int }
+
+func (c listen) run(l *Loop) {
+	l.listener = c.fd
+	if err := l.poll.add(c.fd, listenerToken|uint64(uint32(c.fd))); err != nil {
+		l.log.Error("cannot watch the listening socket", "error", err)
+	}
+}
+
+// unlisten closes a loop's listening socket: nobody is accepted any more.
+type unlisten struct{}
+
+func (unlisten) run(l *Loop) { l.closeListener() }
+
+func (l *Loop) closeListener() {
+	if l.listener != int(none) {
+		closeNative(l.listener)
+		l.listener = int(none)
+	}
+}
+
+// home returns the loop where a device lives: neighbours inside a slice live in different ones, so that a broadcast is shared.
+func (s *Set) home(app uint32, number uint64) *Loop {
+	return s.loops[(uint64(app)+uint64(ordinal.Low(number)))%uint64(len(s.loops))]
+}

@@ -1,0 +1,108 @@
+package loop
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway/internal/mqtt"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+// Metrics are what the loops count.
+type Metrics struct {
+	connections       [transports]prometheus.Gauge
+	sessions          prometheus.Gauge
+	count             atomic.Int64 // of sessions
+	connects          *prometheus.CounterVec
+	closes            *prometheus.CounterVec
+	opens             *prometheus.CounterVec
+	direct            *prometheus.CounterVec
+	audience          map[session.Result]prometheus.Counter
+	acks, probes      prometheus.Counter
+	acceptErrors      prometheus.Counter
+	bytesIn, bytesOut prometheus.Counter
+	slices            prometheus.Histogram
+}
+
+// outcomes of a CONNECT, by the code that it is answered with.
+var outcomes = map[mqtt.Code]string{
+	mqtt.Success: "accepted", mqtt.NotAuthorized: "not_authorized", mqtt.InvalidClientID: "invalid_token",
+	mqtt.QuotaExceeded: "too_many", mqtt.ConnectionRateExceeded: "too_fast", mqtt.ServerUnavailable: "unavailable",
+	mqtt.BadAuthenticationMethod: "not_authorized", mqtt.UnsupportedVersion: "version",
+}
+
+func outcomeOf(c mqtt.Code) string {
+	if name, ok := outcomes[c]; ok {
+		return name
+	}
+	return "other"
+}
+
+// Sessions returns how many sessions there are now.
+func (m *Metrics) Sessions() int { return int(m.count.Load()) }
+
+func (m *Metrics) addSession(n int64) {
+	m.count.Add(n)
+	m.sessions.Add(float64(n))
+}
+
+// NewMetrics registers the loops' metrics.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	counter := func(name, help string, label string, values ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "halley_gateway_" + name, Help: help}, []string{label})
+		for _, value := range values {
+			v.WithLabelValues(value)
+		}
+		registry.MustRegister(v)
+		return v
+	}
+	plain := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_gateway_" + name, Help: help})
+		registry.MustRegister(c)
+		return c
+	}
+	var codes []string
+	for _, name := range outcomes {
+		codes = append(codes, name)
+	}
+	m := &Metrics{
+		connects: counter("connects_total", "CONNECT packets by what they were answered.", "outcome", append(codes, "other")...),
+		closes:   counter("closes_total", "Connections that ended, by reason.", "reason", session.Reasons()...),
+		opens: counter("opens_total", "Sessions that pushcore answered to open, by its answer.", "status",
+			gatewayv1.Opened_OPEN.String(), gatewayv1.Opened_SUPERSEDED.String(), gatewayv1.Opened_GONE.String()),
+		direct: counter("direct_total", "Direct deliveries by what became of them.", "result",
+			gatewayv1.DeliverResponse_TAKEN.String(), gatewayv1.DeliverResponse_NO_SESSION.String(),
+			gatewayv1.DeliverResponse_FULL.String(), gatewayv1.DeliverResponse_PERMISSION_OFF.String()),
+		acks:         plain("acks_total", "Messages that devices acknowledged."),
+		probes:       plain("probes_total", "Connections that were probed because an acknowledgement was missing."),
+		acceptErrors: plain("accept_errors_total", "Connections that could not be accepted."),
+		bytesIn:      plain("received_bytes_total", "Bytes that came from plain TCP connections."),
+		bytesOut:     plain("sent_bytes_total", "Bytes that were written to connections, before TLS."),
+		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "halley_gateway_sessions", Help: "Connections of devices that have proved themselves.",
+		}),
+		slices: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "halley_gateway_slice_seconds", Help: "How long handing a slice of an audience push over took.",
+			Buckets: []float64{.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
+		audience: map[session.Result]prometheus.Counter{},
+	}
+	registry.MustRegister(m.sessions, m.slices)
+	connections := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "halley_gateway_connections", Help: "Open connections by transport.",
+	}, []string{"transport"})
+	registry.MustRegister(connections)
+	for t := range transports {
+		m.connections[t] = connections.WithLabelValues(t.String())
+	}
+	audience := counter("audience_total", "Hand-overs of audience pushes to sessions, by what became of them.", "result")
+	for result, name := range map[session.Result]string{
+		session.Taken: "taken", session.TakenUnconfirmed: "taken_unconfirmed", session.Full: "full", session.Off: "permission_off",
+		session.NotReceiving: "not_receiving", session.Over: "expired",
+	} {
+		m.audience[result] = audience.WithLabelValues(name)
+	}
+	return m
+}

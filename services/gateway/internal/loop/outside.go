@@ -1,0 +1,139 @@
+package loop
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+const (
+	// outsideBuffer is how much is read at a time from a connection that is not a native socket.
+	outsideBuffer = 4 << 10
+	// writeWithin is how long such a connection may take for one write; longer, and it is closed.
+	writeWithin = 30 * time.Second
+)
+
+// outside is the socket of a connection that is not native: TLS, WebSocket, or any on another system than Linux. A goroutine
+// reads it and hands what it read to the loop, one piece at a time; another writes while there is something to write. Neither
+// keeps the loop waiting.
+type outside struct {
+	conn net.Conn
+	// ref is where the connection is now. It changes only while the reader waits for next.
+	ref atomic.Pointer[Ref]
+	// next lets the reader go on after the loop has used the last piece.
+	next chan struct{}
+
+	mu      sync.Mutex
+	out     []byte // guarded by mu
+	writing bool   // guarded by mu: the writer runs
+	closing bool   // guarded by mu: close once everything is written
+}
+
+func newOutside(conn net.Conn) *outside { return &outside{conn: conn, next: make(chan struct{}, 1)} }
+
+// read hands pieces to the loop until the peer is gone or the connection closed.
+func (o *outside) read() {
+	buf := make([]byte, outsideBuffer)
+	for {
+		n, err := o.conn.Read(buf)
+		if n > 0 {
+			r := o.ref.Load()
+			r.loop.post(&arrived{ref: *r, data: append([]byte(nil), buf[:n]...)})
+			if _, ok := <-o.next; !ok {
+				return
+			}
+		}
+		if err != nil {
+			r := o.ref.Load()
+			r.loop.post(&arrived{ref: *r, over: true})
+			return
+		}
+	}
+}
+
+// goOn lets the reader of a connection that is not native read the next piece.
+func (c *conn) goOn() {
+	if c.rest != nil && c.rest.outside != nil {
+		select {
+		case c.rest.outside.next <- struct{}{}:
+		default: // it was let go already
+		}
+	}
+}
+
+// arrived is a piece that a reader has read, or its end.
+type arrived struct {
+	ref  Ref
+	data []byte
+	over bool
+}
+
+func (a *arrived) run(l *Loop) {
+	c := l.get(a.ref)
+	switch {
+	case c == nil:
+	case a.over:
+		l.close(a.ref.index, session.ByPeer)
+	default:
+		l.feed(a.ref.index, a.data)
+		// One that is being admitted may have to move; its next piece must not be on its way here then.
+		if c.gen == a.ref.gen && c.state != stateAdmitting {
+			c.goOn()
+		}
+	}
+}
+
+// write queues bytes and returns how many wait now. failed is called once, from the writer, if they cannot be written.
+func (o *outside) write(data []byte, failed func()) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.out = append(o.out, data...)
+	if !o.writing {
+		o.writing = true
+		go o.drain(failed)
+	}
+	return len(o.out)
+}
+
+// drain writes until nothing is left.
+func (o *outside) drain(failed func()) {
+	for {
+		o.mu.Lock()
+		data := o.out
+		o.out = nil
+		if len(data) == 0 {
+			o.writing = false
+			closing := o.closing
+			o.mu.Unlock()
+			if closing {
+				_ = o.conn.Close() // over in any case
+			}
+			return
+		}
+		o.mu.Unlock()
+		err := o.conn.SetWriteDeadline(time.Now().Add(writeWithin))
+		if err == nil {
+			_, err = o.conn.Write(data)
+		}
+		if err != nil {
+			_ = o.conn.Close()
+			failed()
+			return
+		}
+	}
+}
+
+// close closes the connection after what waits is written, and ends the reader.
+func (o *outside) close() {
+	close(o.next)
+	o.mu.Lock()
+	o.closing = true
+	idle := !o.writing
+	o.mu.Unlock()
+	if idle {
+		_ = o.conn.Close() // over in any case
+	}
+}

@@ -1,0 +1,248 @@
+package loop
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// poller waits for readiness of many sockets: epoll, level-triggered, with an eventfd to be woken by.
+type poller struct {
+	epoll, wakeup int
+	events        []unix.EpollEvent
+}
+
+// ready is what a wait found: a token that add was given, and what the socket is ready for.
+type ready struct {
+	token                    uint64
+	readable, writable, gone bool
+}
+
+// wakeToken is the token of the eventfd.
+const wakeToken = ^uint64(0)
+
+// nativeSockets says that plain TCP connections are the loops' own sockets.
+const nativeSockets = true
+
+func newPoller() (*poller, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	wakeup, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("eventfd: %w", err), unix.Close(epoll))
+	}
+	p := &poller{epoll: epoll, wakeup: wakeup, events: make([]unix.EpollEvent, 512)}
+	if err := p.add(wakeup, wakeToken); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+func (p *poller) close() error { return errors.Join(unix.Close(p.wakeup), unix.Close(p.epoll)) }
+
+// event returns the kernel's form of a token and what to wait for.
+func event(token uint64, writable bool) *unix.EpollEvent {
+	e := &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
+	if writable {
+		e.Events |= unix.EPOLLOUT
+	}
+	return e
+}
+
+func (p *poller) add(fd int, token uint64) error {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, event(token, false)); err != nil {
+		return fmt.Errorf("epoll add: %w", err)
+	}
+	return nil
+}
+
+// watch changes whether writability is waited for, too.
+func (p *poller) watch(fd int, token uint64, writable bool) error {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, event(token, writable)); err != nil {
+		return fmt.Errorf("epoll change: %w", err)
+	}
+	return nil
+}
+
+func (p *poller) remove(fd int) error {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, nil); err != nil {
+		return fmt.Errorf("epoll remove: %w", err)
+	}
+	return nil
+}
+
+// wait fills out with what is ready, waiting up to the given time.
+func (p *poller) wait(out []ready, timeout time.Duration) ([]ready, error) {
+	n, err := unix.EpollWait(p.epoll, p.events, int(timeout.Milliseconds()))
+	if errors.Is(err, unix.EINTR) {
+		return out, nil
+	}
+	if err != nil {
+		return out, fmt.Errorf("epoll wait: %w", err)
+	}
+	for _, e := range p.events[:n] {
+		token := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
+		if token == wakeToken {
+			var count [8]byte
+			_, _ = unix.Read(p.wakeup, count[:]) // empty if another wake-up was read with it
+			continue
+		}
+		out = append(out, ready{
+			token:    token,
+			readable: e.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0,
+			writable: e.Events&unix.EPOLLOUT != 0,
+			gone:     e.Events&unix.EPOLLERR != 0,
+		})
+	}
+	return out, nil
+}
+
+// wake ends a wait that is under way, or the next one.
+func (p *poller) wake() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(p.wakeup, one[:]) // fails only if it is full, and then a wake-up is waiting
+}
+
+// listenNative opens n listening sockets on one address (SO_REUSEPORT), one per loop; the kernel spreads connections.
+func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err error) {
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return nil, bound, fmt.Errorf("listen address: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
+		}
+	}()
+	for range n {
+		fd, port, err := listenOne(tcp)
+		if err != nil {
+			return fds, bound, fmt.Errorf("listen on %s: %w", tcp, err)
+		}
+		fds = append(fds, fd)
+		tcp.Port = port // the first socket chooses, if the port was 0
+	}
+	return fds, tcp.AddrPort(), nil
+}
+
+func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
+	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: tcp.Port, Addr: [16]byte(tcp.IP.To16())})
+	if v4 := tcp.IP.To4(); v4 != nil {
+		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: tcp.Port, Addr: [4]byte(v4)}
+	} else if tcp.IP == nil {
+		address = &unix.SockaddrInet6{Port: tcp.Port}
+	}
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, err
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	for _, option := range []int{unix.SO_REUSEADDR, unix.SO_REUSEPORT} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 1); err != nil {
+			return fd, 0, err
+		}
+	}
+	if err := unix.Bind(fd, address); err != nil {
+		return fd, 0, err
+	}
+	if err := unix.Listen(fd, 4096); err != nil {
+		return fd, 0, err
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		return fd, 0, err
+	}
+	switch a := bound.(type) {
+	case *unix.SockaddrInet4:
+		return fd, a.Port, nil
+	case *unix.SockaddrInet6:
+		return fd, a.Port, nil
+	}
+	return fd, 0, errors.New("the socket has no port")
+}
+
+// acceptNative takes one connection off a listening socket; ok is false if none waits.
+func acceptNative(listener int, userTimeout time.Duration) (fd int, remote netip.Addr, ok bool, err error) {
+	for {
+		fd, from, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return -1, remote, false, nil
+		case errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return -1, remote, false, fmt.Errorf("accept: %w", err)
+		}
+		switch a := from.(type) {
+		case *unix.SockaddrInet4:
+			remote = netip.AddrFrom4(a.Addr)
+		case *unix.SockaddrInet6:
+			remote = netip.AddrFrom16(a.Addr).Unmap()
+		}
+		// A small message must not wait for the acknowledgement of the one before, and a peer that is gone must be noticed
+		// while data waits for it. Neither can fail on a TCP socket.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+		return fd, remote, true, nil
+	}
+}
+
+// readNative reads what is there: 0 bytes and no error means that nothing is, closed that the peer has finished.
+func readNative(fd int, buf []byte) (n int, closed bool, err error) {
+	for {
+		n, err := unix.Read(fd, buf)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return 0, false, nil
+		case err != nil:
+			return 0, false, err
+		}
+		return n, n == 0, nil
+	}
+}
+
+// writeNative writes as much as the socket takes now.
+func writeNative(fd int, data []byte) (n int, err error) {
+	for {
+		n, err := unix.Write(fd, data)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return 0, nil
+		case err != nil:
+			return 0, err
+		}
+		return n, nil
+	}
+}
+
+func closeNative(fd int) { _ = unix.Close(fd) } // the descriptor is gone in any case
+
+// probeNative has the kernel find out whether the peer is there: keep-alive probes at once, a few seconds apart.
+func probeNative(fd int) {
+	for _, option := range []struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 3},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	} {
+		_ = unix.SetsockoptInt(fd, option.level, option.name, option.value)
+	}
+}

@@ -1,0 +1,253 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	devicev1 "github.com/halleypush/halley/proto/halley/device/v1"
+	"github.com/halleypush/halley/services/gateway/internal/mqtt"
+	"github.com/halleypush/halley/services/gateway/internal/receipt"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+// logClosed is the level of the line that each session leaves.
+const logClosed = slog.LevelDebug
+
+// Door decides who comes in.
+type Door interface {
+	// Admit answers at once if it can. If it has to ask others it returns false, and the answer goes to Set.Admitted. It is
+	// called by a loop and must not block.
+	Admit(c *mqtt.Connect, remote netip.Addr, t Ticket) (Admission, bool)
+}
+
+// Ticket names a connection that waits to be admitted.
+type Ticket Ref
+
+// Admission is a door's answer.
+type Admission struct {
+	// Refuse is Success for a connection that comes in.
+	Refuse mqtt.Code
+	// Reason is told to an MQTT 5 client that is refused; RetryAfter when to come back, if that helps.
+	Reason     string
+	RetryAfter time.Duration
+
+	App        *session.App
+	Ordinal    uint64
+	Generation uint32
+	// Token and Secret are those of a device that was registered with this connection.
+	Token, Secret string
+	Report        *devicev1.Report
+}
+
+// Open asks pushcore to make a session the route to its device.
+type Open struct {
+	Ref        Ref
+	App        uint32
+	Ordinal    uint64
+	Session    uint64
+	Generation uint32
+	// Begun is when the connection came; it has a monotonic reading.
+	Begun     time.Time
+	Receiving bool
+	Returned  bool
+	Limit     int
+	Report    *devicev1.Report
+}
+
+// Pull asks pushcore what is kept for a session.
+type Pull struct {
+	Ref     Ref
+	App     uint32
+	Ordinal uint64
+	Session uint64
+	After   uuid.UUID
+	Limit   int
+}
+
+// Close tells pushcore that a session has ended.
+type Close struct {
+	App     uint32
+	Ordinal uint64
+	Session uint64
+}
+
+// Call passes on what a device asks for.
+type Call struct {
+	Ref     Ref
+	App     uint32
+	Ordinal uint64
+	Seq     uint32
+	Method  string
+	JSON    []byte
+}
+
+// Core is pushcore as loops see it. Its methods queue and return; answers come to the Set.
+type Core interface {
+	Open(o Open)
+	Pull(p Pull)
+	Close(c Close)
+	Call(c Call)
+}
+
+// Receipts takes receipts. Add copies them and must not block.
+type Receipts interface{ Add(items []receipt.Item) }
+
+// Config is how loops work.
+type Config struct {
+	// Loops is how many there are; 0: one per processor.
+	Loops int
+	// Limits bound what a session may do.
+	Limits session.Limits
+	// UserTimeout is after how long a socket whose data is not acknowledged is given up (TCP_USER_TIMEOUT).
+	UserTimeout time.Duration
+}
+
+// Set is all the loops of a gateway.
+type Set struct {
+	loops       []*Loop
+	door        Door
+	core        Core
+	receipts    Receipts
+	metrics     *Metrics
+	traces      *Traces
+	limits      session.Limits
+	userTimeout time.Duration
+	log         *slog.Logger
+	background  context.Context //nolint:containedctx // for log lines of loops, which have no caller
+	begun       time.Time
+	numbers     atomic.Uint64
+	running     sync.WaitGroup
+}
+
+// Parts are what loops work with.
+type Parts struct {
+	Door     Door
+	Core     Core
+	Receipts Receipts
+	Metrics  *Metrics
+	Traces   *Traces
+	Log      *slog.Logger
+}
+
+// NewSet returns loops that do not run yet.
+func NewSet(c Config, p Parts) (*Set, error) {
+	s := &Set{
+		door: p.Door, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
+		userTimeout: c.UserTimeout, background: context.Background(), begun: time.Now(),
+	}
+	n := c.Loops
+	if n == 0 {
+		n = runtime.GOMAXPROCS(0)
+	}
+	for i := range n {
+		l, err := newLoop(s, i)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("event loop: %w", err), s.closePollers())
+		}
+		s.loops = append(s.loops, l)
+	}
+	return s, nil
+}
+
+func (s *Set) closePollers() error {
+	var errs []error
+	for _, l := range s.loops {
+		errs = append(errs, l.poll.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Start runs the loops.
+func (s *Set) Start() {
+	for _, l := range s.loops {
+		s.running.Go(l.run)
+	}
+}
+
+// Stop closes every connection and waits until the loops have ended.
+func (s *Set) Stop() {
+	for _, l := range s.loops {
+		l.post(stop{})
+	}
+	s.running.Wait()
+}
+
+// millis returns a time on the loops' clock.
+func (s *Set) millis(t time.Time) uint32 { return uint32(t.Sub(s.begun).Milliseconds()) }
+
+// ListenTCP accepts plain MQTT connections on an address and returns the address with the port that was chosen. Call it once.
+func (s *Set) ListenTCP(address string) (string, error) {
+	if !nativeSockets {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return "", fmt.Errorf("listen: %w", err)
+		}
+		go s.acceptFrom(listener)
+		return listener.Addr().String(), nil
+	}
+	fds, bound, err := listenNative(address, len(s.loops))
+	if err != nil {
+		return "", err
+	}
+	for i, fd := range fds {
+		s.loops[i].post(listen{fd})
+	}
+	return bound.String(), nil
+}
+
+func (s *Set) acceptFrom(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		s.Adopt(conn, TCP)
+	}
+}
+
+// StopAccepting closes the plain listening sockets.
+func (s *Set) StopAccepting() {
+	for _, l := range s.loops {
+		l.post(unlisten{})
+	}
+}
+
+// Adopt gives a connection that speaks MQTT over TLS or WebSocket to the loops. It closes the connection when it ends.
+func (s *Set) Adopt(conn net.Conn, transport Transport) {
+	var remote netip.Addr
+	if host, _, err := net.SplitHostPort(conn.RemoteAddr().String()); err == nil {
+		remote, _ = netip.ParseAddr(host) // unknown is as good as none
+	}
+	l := s.loops[s.numbers.Load()%uint64(len(s.loops))]
+	l.post(&adopt{outside: newOutside(conn), transport: transport, remote: remote})
+}
+
+type adopt struct {
+	outside   *outside
+	transport Transport
+	remote    netip.Addr
+}
+
+func (a *adopt) run(l *Loop) {
+	if l.stopped {
+		a.outside.close()
+		return
+	}
+	l.begin(none, a.outside, a.transport, a.remote)
+}
+
+// Admitted is the answer for a connection whose door had to ask others.
+func (s *Set) Admitted(t Ticket, a Admission) {
+	r := Ref(t)
+	r.loop.post(&admitted{ref: r, admission: a})
+}

@@ -1,0 +1,81 @@
+package session
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/halleypush/halley/services/gateway/internal/mqtt"
+)
+
+// Message is a push as it is handed over to any number of sessions of one app. Its packets are built once per MQTT version
+// and QoS, and shared. It is safe for concurrent use.
+type Message struct {
+	ID           uuid.UUID
+	QoS          byte
+	Audience     bool
+	Notification bool
+	// Expires is in milliseconds since 1970; nothing is handed over after it.
+	Expires int64
+	// Trace is the W3C traceparent of the push, empty if it is not sampled.
+	Trace string
+
+	topic  string
+	json   []byte
+	frames [4]atomic.Pointer[frame]
+}
+
+// frame is an encoded PUBLISH packet whose packet identifier is still to be patched.
+type frame struct {
+	bytes    []byte
+	idOffset int
+}
+
+// NewMessage returns a message for the devices of an app. json is a JSON object, not empty; it is not copied.
+func NewMessage(app string, id uuid.UUID, json []byte) *Message {
+	return &Message{ID: id, topic: "push/" + app, json: json}
+}
+
+// Expired reports whether the message's time is over.
+func (m *Message) Expired(now time.Time) bool { return now.UnixMilli() >= m.Expires }
+
+// outgoing returns the packet's parts at this moment: the expiry that the phone is told is rounded up to a second.
+func (m *Message) outgoing(qos byte, now time.Time) mqtt.Outgoing {
+	left := max(m.Expires-now.UnixMilli(), 0)
+	return mqtt.Outgoing{
+		Topic: m.topic, QoS: qos, Payload: m.json, JSON: true, Expiry: uint32(min((left+999)/1000, 1<<32-1)),
+	}
+}
+
+// frame returns the shared packet for a version and QoS. Whoever needs it first builds it.
+func (m *Message) frame(version, qos byte, now time.Time) *frame {
+	slot := &m.frames[(version-mqtt.V311)<<1|qos]
+	if f := slot.Load(); f != nil {
+		return f
+	}
+	o := m.outgoing(qos, now)
+	f := &frame{}
+	f.bytes, f.idOffset = o.Append(nil, version, nil)
+	slot.Store(f) // a twin that was built at the same moment says the same
+	return f
+}
+
+// appendTo appends the packet for one session, with its packet identifier and, where the push is for a user, the user's
+// opaque id.
+func (m *Message) appendTo(out []byte, version, qos byte, id uint16, user string, now time.Time) []byte {
+	begin := len(out)
+	var offset int
+	if user == "" {
+		f := m.frame(version, qos, now)
+		out, offset = append(out, f.bytes...), f.idOffset
+	} else {
+		o := m.outgoing(qos, now)
+		splice := append(append([]byte(`,"user":"`), user...), '"') // an opaque id needs no escaping
+		out, offset = o.Append(out, version, splice)
+	}
+	if qos > 0 {
+		mqtt.SetPacketID(out[begin:], offset, id)
+	}
+	return out
+}
