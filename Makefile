@@ -95,9 +95,10 @@ lint-go: $(BIN)/.lint
 	done; [ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
 
 .PHONY: lint-proto
-lint-proto: $(BIN)/.buf .build/proto-deps
+lint-proto: $(BIN)/.buf $(BIN)/.gen .build/proto-deps
 	buf lint
 	buf format proto --diff --exit-code
+	openapicheck < proto/openapi/openapi.json
 
 .PHONY: proto-breaking
 proto-breaking: $(BIN)/.buf .build/proto-deps ## Check that the protos break nothing that main has.
