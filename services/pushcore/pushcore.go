@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/halleypush/halley/pkg/natsbus"
@@ -223,8 +224,9 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
+	refused := newRefused(metrics)
 	apps, keys := registry.NewApps(db.Bulk, p.ring), registry.NewKeys(db.Bulk, p.ring)
-	devices, users := registry.NewDevices(db.Bulk, p.ring), registry.NewUsers(db.Bulk, p.ring, keys)
+	devices, users := registry.NewDevices(db.Bulk, p.ring, refused.WithLabelValues("register")), registry.NewUsers(db.Bulk, p.ring, keys)
 	sessions, leases := route.NewSessions(db.Open), route.NewLeases(db.Bulk)
 	pushes, err := message.NewStore(db.Bulk)
 	if err != nil {
@@ -234,7 +236,7 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	hints := sweep.NewHints()
+	hints := sweep.NewHints(metrics)
 	receiptMetrics := receipt.NewMetrics(metrics)
 	direct := receipt.NewDirect(directJS, db.Ledger, receiptMetrics, log)
 	audience := receipt.NewAudience(audienceJS, db.Ledger, books, replicaName(), hints.Add, receiptMetrics, log)
@@ -243,14 +245,14 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 		return nil, err
 	}
 	dispatchMetrics := dispatch.NewMetrics(metrics)
-	poker := dispatch.NewPoker(p.direct, sessions)
+	poker := dispatch.NewPoker(p.direct, sessions, dispatchMetrics, log)
 	slices := dispatch.NewSlices(db.Bulk, p.audience, leases, pushes, books, dispatchMetrics, log, hints.Add)
 	wakes := dispatch.NewWakes(audienceJS, log)
 	// Hand-overs go on while running calls finish.
 	background := context.WithoutCancel(ctx)
 	deliverer := dispatch.NewDirect(db.Direct, p.direct, sessions, users, dispatchMetrics, log)
-	accepter := accept.New(background, db, users, pushes, deliverer, wakes, log)
-	applier := receipt.NewApplier(db.Ledger, books, hints.Add)
+	accepter := accept.New(background, db, users, pushes, deliverer, wakes, refused.WithLabelValues("accept"), log)
+	applier := receipt.NewApplier(db.Ledger, books, hints.Add, refused.WithLabelValues("events"))
 	phones := api.NewPhones(apps, keys, p.ring, devices, users, keeper, pushes, applier, poker, db.Open, log)
 	sweeper := sweep.New(sweep.Parts{
 		Pool: db.Bulk, Sessions: sessions, Leases: leases, Devices: devices, Apps: apps, Poker: poker, Wakes: wakes,
@@ -262,7 +264,7 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 		devices:  api.NewDevices(devices, users, poker, db.Bulk, p.ring, log),
 		users:    api.NewUsers(users, devices, poker, db.Bulk, log),
 		admin:    api.NewAdmin(apps, keys, p.direct, p.ring, log),
-		gateways: api.NewGateways(apps, devices, leases, sessions, keeper, phones, poker, db.Open, log),
+		gateways: api.NewGateways(apps, devices, leases, sessions, keeper, phones, poker, db.Open, ctx.Done(), log),
 		phones:   api.NewPhoneHTTP(phones, apps),
 	})
 	if err != nil {
@@ -279,11 +281,21 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 		return nil, err
 	}
 	return &service{
-		pushcore: p, servers: servers,
+		pushcore: p, servers: servers, handOvers: []func(){deliverer.Wait, poker.Wait},
 		workers: []func(context.Context){
 			direct.Run, audience.Run, slices.Run, sweeper.Run, func(ctx context.Context) { wakes.Run(ctx, slices) },
 		},
 	}, nil
+}
+
+// newRefused registers the counter of calls that found a queue full. Each queue is refused at its bound, with
+// RESOURCE_EXHAUSTED; nothing that was accepted is lost.
+func newRefused(registry prometheus.Registerer) *prometheus.CounterVec {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "halley_pushcore_refused_total", Help: "Calls refused because too many others waited, by queue.",
+	}, []string{"queue"})
+	registry.MustRegister(refused)
+	return refused
 }
 
 // forgetChanged empties the caches of apps and keys when another process changed one.
@@ -305,10 +317,12 @@ func forgetChanged(conn *nats.Conn, apps *registry.Apps, keys *registry.Keys) er
 type service struct {
 	pushcore *Pushcore
 	servers  *servers
-	workers  []func(context.Context)
+	// handOvers wait for what goes on after a call was answered.
+	handOvers []func()
+	workers   []func(context.Context)
 }
 
-// run runs servers and workers until ctx ends; servers stop first.
+// run runs servers and workers until ctx ends; servers stop first, then what their calls left under way.
 func (s *service) run(ctx context.Context) error {
 	p := s.pushcore
 	working, stopWorkers := context.WithCancel(context.WithoutCancel(ctx))
@@ -318,6 +332,9 @@ func (s *service) run(ctx context.Context) error {
 	}
 	p.log.InfoContext(ctx, "pushcore serves", "http", p.HTTPAddr(), "grpc", p.GRPCAddr(), "internal", p.InternalAddr())
 	err := s.servers.run(ctx, p.health)
+	for _, wait := range s.handOvers {
+		wait()
+	}
 	stopWorkers()
 	workers.Wait()
 	p.log.InfoContext(ctx, "pushcore stopped")

@@ -140,9 +140,9 @@ func (s *servers) run(ctx context.Context, h *telemetry.Health) error {
 	return errors.Join(append(errs, s.loopConn.Close())...)
 }
 
-// gracefully stops a server after its running calls; streams of gateways do not end by themselves and are cut after a moment.
+// gracefully stops a server after its running calls, and cuts those that take too long.
 func (s *servers) gracefully(server *grpc.Server) {
-	timer := time.AfterFunc(stopWithin/2, server.Stop)
+	timer := time.AfterFunc(stopWithin, server.Stop)
 	defer timer.Stop()
 	server.GracefulStop()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -59,18 +60,20 @@ type Accepter struct {
 	deliver Deliverer
 	waker   Waker
 	log     *slog.Logger
+	refused prometheus.Counter
 	direct  *batch.Batcher[*job]
 	// background outlives calls: hand-overs go on after the answer.
 	background context.Context //nolint:containedctx // the process's life, given once
 }
 
-// New returns an accepter. background ends with the process.
+// New returns an accepter. background ends with the process; refused counts the pushes that found too many others waiting.
 func New(
 	background context.Context, db *storage.DB, users *registry.Users, pushes *message.Store, deliver Deliverer, waker Waker,
-	log *slog.Logger,
+	refused prometheus.Counter, log *slog.Logger,
 ) *Accepter {
 	a := &Accepter{
-		db: db, users: users, pushes: pushes, deliver: deliver, waker: waker, log: log, background: background,
+		db: db, users: users, pushes: pushes, deliver: deliver, waker: waker, refused: refused, log: log,
+		background: background,
 	}
 	a.direct = batch.New(committers, maxBatch, maxWaiting, a.acceptBatch)
 	return a
@@ -87,7 +90,8 @@ type job struct {
 	devices []uint64 // of a push to devices
 	targets []target // resolved; of a push to devices only those that exist
 	buckets []int16
-	without []string // users without a device
+	without []string        // users without a device
+	taken   map[uint64]bool // devices of the targets, of a push to users
 
 	push   *message.Push
 	result uuid.UUID // id, or an earlier push's with the same key and content
@@ -121,6 +125,7 @@ func (a *Accepter) Push(ctx context.Context, app *registry.App, r *pushv1.PushRe
 	}
 	switch {
 	case errors.Is(err, batch.ErrFull):
+		a.refused.Inc()
 		return uuid.Nil, fault.Exhausted("OVERLOADED", time.Second, "too many pushes wait for their commit; try again")
 	case err != nil:
 		return uuid.Nil, fmt.Errorf("accept push: %w", err)
@@ -152,7 +157,6 @@ func (a *Accepter) acceptBatch(ctx context.Context, all []*job) {
 				a.acceptBatch(ctx, []*job{j})
 			}
 		} else if err != nil {
-			now[0].err = err
 			for _, j := range now {
 				j.err = err
 			}
@@ -193,6 +197,7 @@ func (j *job) key() (idempotencyKey, bool) {
 func (a *Accepter) acceptTx(ctx context.Context, tx pgx.Tx, all []*job) error {
 	for _, j := range all {
 		j.targets, j.buckets, j.without, j.push, j.result, j.err = nil, nil, nil, nil, j.id, nil
+		j.taken = map[uint64]bool{}
 	}
 	fresh, err := claimKeys(ctx, tx, all)
 	if err != nil || len(fresh) == 0 {

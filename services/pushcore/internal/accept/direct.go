@@ -18,29 +18,30 @@ import (
 
 // resolve finds the devices of each push. A push to users takes their locks first, so that a bind is seen, or sees it.
 func resolve(ctx context.Context, tx pgx.Tx, all []*job) error {
-	byUser := map[appUser][]*job{}
+	users := map[appUser]bool{}
 	for _, j := range all {
 		for _, number := range j.devices {
 			j.targets = append(j.targets, target{ordinal: number})
 			j.addBucket(number)
 		}
 		for _, user := range j.request.GetAudience().GetUsers().GetIds() {
-			k := appUser{j.app.No, user}
-			if list := byUser[k]; len(list) == 0 || list[len(list)-1] != j { // a user named twice counts once
-				byUser[k] = append(list, j)
-			}
+			users[appUser{j.app.No, user}] = true
 		}
 	}
-	if len(byUser) == 0 {
+	if len(users) == 0 {
 		return nil
 	}
-	bindings, err := lockedBindings(ctx, tx, byUser)
+	bindings, err := lockedBindings(ctx, tx, users)
 	if err != nil {
 		return err
 	}
-	for k, jobs := range byUser {
-		for _, j := range jobs {
-			j.addUser(k.user, bindings[k])
+	for _, j := range all {
+		done := map[string]bool{}
+		for _, user := range j.request.GetAudience().GetUsers().GetIds() {
+			if !done[user] { // a user named twice counts once
+				done[user] = true
+				j.addUser(user, bindings[appUser{j.app.No, user}])
+			}
 		}
 	}
 	return nil
@@ -52,7 +53,7 @@ type appUser struct {
 }
 
 // lockedBindings locks users against binds and returns their devices, bound last first.
-func lockedBindings(ctx context.Context, tx pgx.Tx, users map[appUser][]*job) (map[appUser][]registry.Binding, error) {
+func lockedBindings(ctx context.Context, tx pgx.Tx, users map[appUser]bool) (map[appUser][]registry.Binding, error) {
 	var locks []int64
 	var buckets []int16
 	var apps []int32
@@ -105,9 +106,10 @@ func (j *job) addUser(user string, bindings []registry.Binding) {
 		bindings = bindings[:1]
 	}
 	for _, b := range bindings {
-		if slices.ContainsFunc(j.targets, func(t target) bool { return t.ordinal == b.Ordinal }) {
+		if j.taken[b.Ordinal] {
 			continue
 		}
+		j.taken[b.Ordinal] = true
 		j.targets = append(j.targets, target{ordinal: b.Ordinal, user: user, epoch: b.Epoch})
 		j.addBucket(b.Ordinal)
 	}

@@ -48,17 +48,18 @@ type Gateways struct {
 	phones   *Phones
 	poker    *dispatch.Poker
 	pool     *pgxpool.Pool
+	stopping <-chan struct{}
 	log      *slog.Logger
 }
 
-// NewGateways returns the gateway service. pool is that of the open plane.
+// NewGateways returns the gateway service. pool is that of the open plane; stopping is closed when the process stops.
 func NewGateways(
 	apps *registry.Apps, devices *registry.Devices, leases *route.Leases, sessions *route.Sessions, keeper *keep.Keeper,
-	phones *Phones, poker *dispatch.Poker, pool *pgxpool.Pool, log *slog.Logger,
+	phones *Phones, poker *dispatch.Poker, pool *pgxpool.Pool, stopping <-chan struct{}, log *slog.Logger,
 ) *Gateways {
 	return &Gateways{
 		apps: apps, devices: devices, leases: leases, sessions: sessions, keeper: keeper, phones: phones, poker: poker,
-		pool: pool, log: log,
+		pool: pool, stopping: stopping, log: log,
 	}
 }
 
@@ -148,7 +149,8 @@ func (g *Gateways) call(ctx context.Context, call *gatewayv1.Call) *gatewayv1.Ca
 	return &gatewayv1.CallsResponse_Result{Json: encodeError(s)}
 }
 
-// Sessions works on a gateway's batches until the gateway ends the stream.
+// Sessions works on a gateway's batches until the gateway ends the stream, or the process stops: then what has begun is
+// finished, and the gateway opens another stream elsewhere.
 func (g *Gateways) Sessions(
 	stream grpc.BidiStreamingServer[gatewayv1.SessionsRequest, gatewayv1.SessionsResponse],
 ) error {
@@ -162,21 +164,47 @@ func (g *Gateways) Sessions(
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	requests, ended := receive(stream)
 	for {
-		request, err := stream.Recv()
-		if err != nil {
+		select {
+		case <-g.stopping:
+			return status.Error(codes.Unavailable, "this pushcore stops; open the stream again")
+		case err := <-ended:
 			return ignoreEnd(err)
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			for _, part := range g.batch(ctx, request) {
-				if send(part) != nil {
-					return // the gateway is gone; it opens the sessions again
+		case request := <-requests:
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				for _, part := range g.batch(ctx, request) {
+					if send(part) != nil {
+						return // the gateway is gone; it opens the sessions again
+					}
 				}
-			}
-		})
+			})
+		}
 	}
+}
+
+// receive takes requests off a stream until it ends: at the latest when its handler returns.
+func receive(
+	stream grpc.BidiStreamingServer[gatewayv1.SessionsRequest, gatewayv1.SessionsResponse],
+) (<-chan *gatewayv1.SessionsRequest, <-chan error) {
+	requests, ended := make(chan *gatewayv1.SessionsRequest), make(chan error, 1)
+	go func() {
+		for {
+			request, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case requests <- request:
+			case <-stream.Context().Done():
+				return
+			}
+		}
+	}()
+	return requests, ended
 }
 
 // ignoreEnd returns nil for the ways in which a stream ends that are no failure.
@@ -244,6 +272,9 @@ func (g *Gateways) opens(
 	if err := g.afterOpen(ctx, opens, openings); err != nil {
 		return err
 	}
+	if err := g.lookAgain(ctx, asked, openings); err != nil {
+		return err
+	}
 	var wants []keep.Want
 	var index []int
 	for i, o := range openings {
@@ -282,9 +313,6 @@ func (g *Gateways) afterOpen(ctx context.Context, opens []*gatewayv1.Open, openi
 		open := opens[i]
 		if report := open.GetReport(); report != nil && validate(report) == nil {
 			apps, ordinals, reports = append(apps, open.GetApp()), append(ordinals, open.GetOrdinal()), append(reports, report)
-			if report.Notifications != nil {
-				openings[i].Notifications = report.GetNotifications()
-			}
 		}
 		if o.Provisional {
 			activeApps, activeOrdinals = append(activeApps, open.GetApp()), append(activeOrdinals, open.GetOrdinal())
@@ -304,12 +332,33 @@ func (g *Gateways) afterOpen(ctx context.Context, opens []*gatewayv1.Open, openi
 		}
 	}
 	if len(replaced) > 0 {
-		go func() { // nobody waits for the old session: a gateway that does not hear keeps it until its keep-alive ends
-			ctx := context.WithoutCancel(ctx)
-			if err := g.poker.Sessions(ctx, replaced, gatewayv1.PokeRequest_Poke_SUPERSEDED); err != nil {
-				g.log.DebugContext(ctx, "replaced sessions were not told", "error", err)
-			}
-		}()
+		g.poker.Replaced(ctx, replaced)
+	}
+	return nil
+}
+
+// lookAgain reads the devices anew, now that their routes are committed: whoever removes a device, revokes a secret or
+// switches notifications commits that, and then tells the device's route. One of the two sees the other.
+func (g *Gateways) lookAgain(ctx context.Context, asked []route.Open, openings []route.Opening) error {
+	var devices []route.Device
+	for i, o := range openings {
+		if o.Outcome == route.Opened {
+			devices = append(devices, asked[i].Device)
+		}
+	}
+	standings, err := g.devices.Standings(ctx, g.pool, devices)
+	if err != nil {
+		return err
+	}
+	for i := range openings {
+		if openings[i].Outcome != route.Opened {
+			continue
+		}
+		standing, found := standings[asked[i].Device]
+		if !found || standing.Generation != asked[i].Generation {
+			openings[i].Outcome = route.Gone
+		}
+		openings[i].Notifications = standing.Notifications
 	}
 	return nil
 }
@@ -329,7 +378,7 @@ func (g *Gateways) pulls(
 	if err != nil {
 		return err
 	}
-	off, err := g.devices.PermissionOff(ctx, g.pool, devices)
+	standings, err := g.devices.Standings(ctx, g.pool, devices)
 	if err != nil {
 		return err
 	}
@@ -338,7 +387,7 @@ func (g *Gateways) pulls(
 	open := make([]bool, len(pulls))
 	for i, p := range pulls {
 		r, ok := routes[devices[i]]
-		if !ok || r.Incarnation != by || r.Number != p.GetSession() {
+		if _, found := standings[devices[i]]; !ok || !found || r.Incarnation != by || r.Number != p.GetSession() {
 			continue
 		}
 		open[i] = true
@@ -347,7 +396,7 @@ func (g *Gateways) pulls(
 			after = uuid.Nil // from the oldest
 		}
 		wants = append(wants, keep.Want{
-			Device: devices[i], After: after, Limit: int(p.GetLimit()), PermissionOff: off[devices[i]],
+			Device: devices[i], After: after, Limit: int(p.GetLimit()), PermissionOff: !standings[devices[i]].Notifications,
 		})
 		index = append(index, i)
 	}

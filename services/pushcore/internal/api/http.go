@@ -10,10 +10,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/proto/openapi"
+	"github.com/halleypush/halley/services/pushcore/internal/fault"
 )
 
 // maxBody bounds a REST request: a batch of 500 pushes with long lists fits.
@@ -44,10 +46,36 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 			return nil, fmt.Errorf("register REST handler: %w", err)
 		}
 	}
+	known := queryNames(pushv1.File_halley_push_v1_push_proto, pushv1.File_halley_push_v1_device_proto,
+		adminv1.File_halley_admin_v1_admin_proto)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		for name := range r.URL.Query() {
+			if !known[name] {
+				err := fault.Invalid(name, "there is no such query parameter")
+				restError(r.Context(), mux, &runtime.JSONPb{}, w, r, err.GRPCStatus().Err())
+				return
+			}
+		}
 		mux.ServeHTTP(w, r)
 	}), nil
+}
+
+// queryNames returns the names that a query may hold: the fields of all requests. The mux would pass over a misspelt one.
+func queryNames(files ...protoreflect.FileDescriptor) map[string]bool {
+	names := map[string]bool{}
+	for _, file := range files {
+		for i := range file.Services().Len() {
+			methods := file.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				fields := methods.Get(j).Input().Fields()
+				for k := range fields.Len() {
+					names[string(fields.Get(k).Name())] = true
+				}
+			}
+		}
+	}
+	return names
 }
 
 // restError writes a google.rpc.Status, with Retry-After where waiting helps.

@@ -128,22 +128,21 @@ func (p *Pushes) GetPush(ctx context.Context, r *pushv1.GetPushRequest) (*pushv1
 	return &pushv1.GetPushResponse{Push: shown}, nil
 }
 
+var pushStates = map[ledger.Progress]pushv1.Push_State{
+	ledger.Accepted: pushv1.Push_ACCEPTED,
+	ledger.Active:   pushv1.Push_ACTIVE,
+	ledger.Ended:    pushv1.Push_ENDED,
+}
+
 func (p *Pushes) show(ctx context.Context, push *message.Push) (*pushv1.Push, error) {
-	counts, looked, err := p.ledger.Counts(ctx, push)
+	counts, progress, err := p.ledger.Counts(ctx, push)
 	if err != nil {
 		return nil, err
 	}
 	counts[pushv1.Delivery_FAILED] += uint32(len(unknownTokens(appOf(ctx), push)))
-	state := pushv1.Push_ACTIVE
-	switch {
-	case !looked:
-		state = pushv1.Push_ACCEPTED
-	case counts[pushv1.Delivery_PENDING] == 0 && (counts[pushv1.Delivery_SENT] == 0 || push.QoS() == 0):
-		state = pushv1.Push_ENDED
-	}
 	r := push.Request
 	return &pushv1.Push{
-		PushId: push.ID.String(), App: r.GetApp(), State: state, Counts: counts.Proto(), Notification: r.GetNotification(),
+		PushId: push.ID.String(), App: r.GetApp(), State: pushStates[progress], Counts: counts.Proto(), Notification: r.GetNotification(),
 		Data: r.GetData(), Payload: r.GetPayload(), Overrides: r.GetOverrides(), Policy: r.GetPolicy(),
 		CreatedAt: timestamppb.New(push.Created), ExpiresAt: timestamppb.New(push.Expires),
 	}, nil

@@ -51,52 +51,49 @@ func (s *Slices) ask(ctx context.Context, k ledger.SliceKey, push *message.Push,
 	for _, i := range live {
 		silent[i] = true
 	}
-	for len(silent) > 0 {
-		err := s.collect(ctx, k, answers, silent)
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+	for {
+		if err := s.collect(ctx, k, answers, silent); err != nil || len(silent) == 0 {
 			return err
 		}
 		if err := s.askSilent(ctx, inbox, request, silent); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
-// collect waits for one answer and applies it.
+// collect applies answers as they come and takes those who gave them off the list, until it is empty or askAgain is over.
 func (s *Slices) collect(
 	ctx context.Context, k ledger.SliceKey, answers *nats.Subscription, silent map[route.Incarnation]bool,
 ) error {
 	wait, cancel := context.WithTimeout(ctx, askAgain)
 	defer cancel()
-	msg, err := answers.NextMsgWithContext(wait)
-	if errors.Is(err, nats.ErrNoResponders) || err == nil && len(msg.Data) == 0 {
-		// Nobody subscribes to the app's slices: gateways may be away from NATS. Their leases tell.
-		<-wait.Done()
-		return context.DeadlineExceeded
+	for len(silent) > 0 {
+		msg, err := answers.NextMsgWithContext(wait)
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			continue // a gateway is away from NATS, or gone: its lease tells
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("wait for gateways: %w", err)
+		}
+		var answer gatewayv1.SliceResponse
+		if err := proto.Unmarshal(msg.Data, &answer); err != nil {
+			return fmt.Errorf("decode slice response: %w", err)
+		}
+		changes, err := changesOf(k, &answer)
+		if err != nil {
+			return fmt.Errorf("decode slice response: %w", err)
+		}
+		ended, err := s.ledger.ApplySlices(ctx, changes)
+		if err != nil {
+			return err
+		}
+		if len(ended) > 0 {
+			s.ended(ctx, ended)
+		}
+		delete(silent, route.FromProto(answer.GetIncarnation()))
 	}
-	if err != nil {
-		return fmt.Errorf("wait for gateways: %w", err)
-	}
-	var answer gatewayv1.SliceResponse
-	if err := proto.Unmarshal(msg.Data, &answer); err != nil {
-		return fmt.Errorf("decode slice response: %w", err)
-	}
-	changes, err := changesOf(k, &answer)
-	if err != nil {
-		return fmt.Errorf("decode slice response: %w", err)
-	}
-	ended, err := s.ledger.ApplySlices(ctx, changes)
-	if err != nil {
-		return err
-	}
-	if len(ended) > 0 {
-		s.ended(ctx, ended)
-	}
-	delete(silent, route.FromProto(answer.GetIncarnation()))
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -60,6 +61,7 @@ type Direct struct {
 	metrics  *Metrics
 	log      *slog.Logger
 	slots    chan struct{}
+	running  sync.WaitGroup
 }
 
 // NewDirect returns a dispatcher of direct pushes on the direct plane's pool and NATS connection.
@@ -81,13 +83,16 @@ func (d *Direct) Deliver(ctx context.Context, deliveries []Delivery) {
 		d.metrics.spilled.Add(float64(len(deliveries)))
 		return
 	}
-	go func() {
+	d.running.Go(func() {
 		defer func() { <-d.slots }()
 		if err := d.deliver(ctx, deliveries); err != nil {
 			d.log.WarnContext(ctx, "direct hand-over left to the sweeper", "deliveries", len(deliveries), "error", err)
 		}
-	}()
+	})
 }
+
+// Wait waits for the hand-overs under way: a few seconds at the most, where gateways are silent.
+func (d *Direct) Wait() { d.running.Wait() }
 
 // outcome sorts deliveries by what became of their hand-over.
 type outcome struct {

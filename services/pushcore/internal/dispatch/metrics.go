@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	direct     *prometheus.CounterVec
 	spilled    prometheus.Counter
+	untold     prometheus.Counter
 	askedAgain prometheus.Counter
 	slices     *prometheus.HistogramVec
 }
@@ -21,6 +22,10 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "halley_pushcore_direct_spilled_total",
 			Help: "Direct deliveries left to the sweeper because too many hand-overs were under way.",
 		}),
+		untold: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "halley_pushcore_replaced_untold_total",
+			Help: "Replaced sessions whose gateway was not told, because it was silent or too many were to be told.",
+		}),
 		askedAgain: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "halley_pushcore_slice_asked_again_total",
 			Help: "Times a gateway was asked again about an audience slice.",
@@ -31,7 +36,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Buckets: []float64{.005, .02, .1, .5, 1, 2, 5, 10, 30, 60},
 		}, []string{"result"}),
 	}
-	registry.MustRegister(m.direct, m.spilled, m.askedAgain, m.slices)
+	registry.MustRegister(m.direct, m.spilled, m.untold, m.askedAgain, m.slices)
 	for _, r := range []string{"taken", "away", "ended", "silent"} {
 		m.direct.WithLabelValues(r)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -15,16 +17,47 @@ import (
 	"github.com/halleypush/halley/services/pushcore/internal/route"
 )
 
+// laterAtOnce bounds the pokes that nobody waits for.
+const laterAtOnce = 64
+
 // Poker tells single sessions that something happened to them.
 type Poker struct {
 	conn     *nats.Conn
 	sessions *route.Sessions
+	metrics  *Metrics
+	log      *slog.Logger
+	slots    chan struct{}
+	running  sync.WaitGroup
 }
 
 // NewPoker returns a poker on the direct plane's NATS connection.
-func NewPoker(conn *nats.Conn, sessions *route.Sessions) *Poker {
-	return &Poker{conn: conn, sessions: sessions}
+func NewPoker(conn *nats.Conn, sessions *route.Sessions, metrics *Metrics, log *slog.Logger) *Poker {
+	return &Poker{
+		conn: conn, sessions: sessions, metrics: metrics, log: log, slots: make(chan struct{}, laterAtOnce),
+	}
 }
+
+// Replaced tells sessions, in the background, that newer ones are open elsewhere. Nobody depends on it: a gateway that does
+// not hear keeps the old connection until its keep-alive ends. When too many such calls are under way it is left at that.
+func (p *Poker) Replaced(ctx context.Context, sessions map[route.Device]route.Session) {
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		p.metrics.untold.Add(float64(len(sessions)))
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	p.running.Go(func() {
+		defer func() { <-p.slots }()
+		if err := p.Sessions(ctx, sessions, gatewayv1.PokeRequest_Poke_SUPERSEDED); err != nil {
+			p.metrics.untold.Add(float64(len(sessions)))
+			p.log.DebugContext(ctx, "replaced sessions were not told", "error", err)
+		}
+	})
+}
+
+// Wait waits for the pokes that nobody waits for.
+func (p *Poker) Wait() { p.running.Wait() }
 
 // Devices pokes the sessions of devices, if they have any; routes are looked up on the given pool. An answer is waited for
 // up to three times, one second each; the error tells that one did not come.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -167,23 +168,13 @@ func (s *Slices) heartbeat(ctx context.Context) {
 		case <-ticker.C:
 		}
 		s.mu.Lock()
-		var buckets []int16
-		var pushes []uuid.UUID
-		var numbers []int32
-		for k := range s.held {
-			buckets, pushes, numbers = append(buckets, k.Bucket()), append(pushes, k.Push), append(numbers, int32(k.Slice))
-		}
+		held := slices.Collect(maps.Keys(s.held))
 		s.mu.Unlock()
-		if len(pushes) == 0 {
+		if len(held) == 0 {
 			continue
 		}
-		_, err := s.pool.Exec(ctx, `
-			UPDATE push_slice p SET next_try = now() + $4
-			FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) AS i (bucket, push_id, slice)
-			WHERE p.bucket = i.bucket AND p.push_id = i.push_id AND p.slice = i.slice AND p.state < 3`,
-			buckets, pushes, numbers, claim)
-		if err != nil {
-			s.log.WarnContext(ctx, "cannot extend the claim on slices", "slices", len(pushes), "error", err)
+		if err := s.ledger.Claim(ctx, s.pool, held, claim); err != nil {
+			s.log.WarnContext(ctx, "cannot extend the claim on slices", "slices", len(held), "error", err)
 		}
 	}
 }
@@ -206,6 +197,10 @@ func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey) error {
 	if targeted == nil {
 		return nil // handed over, or over
 	}
+	if targeted.IsEmpty() {
+		s.ended(ctx, []ledger.SliceKey{k})
+		return nil
+	}
 	if err := s.ask(ctx, k, push, targeted); err != nil {
 		return err
 	}
@@ -225,7 +220,7 @@ func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey) error {
 }
 
 // target resolves whom a push is for in one slice, and commits that together with the push's place in the slice's live
-// list. It returns nil if the slice has been handed over or has nobody in it.
+// list. It returns nil if the slice has been handed over, and nobody if it has ended because there is nobody in it.
 func (s *Slices) target(ctx context.Context, k ledger.SliceKey, push *message.Push) (*roaring.Bitmap, error) {
 	var targeted *roaring.Bitmap
 	var live []uuid.UUID
@@ -258,7 +253,7 @@ func (s *Slices) target(ctx context.Context, k ledger.SliceKey, push *message.Pu
 	if err != nil {
 		return nil, fmt.Errorf("resolve slice: %w", err)
 	}
-	if targeted != nil {
+	if targeted != nil && !targeted.IsEmpty() {
 		if err := s.collapse(ctx, k, push, targeted, live); err != nil {
 			return nil, err
 		}
@@ -311,9 +306,6 @@ func (s *Slices) commitTargets(
 	}
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("commit targets: %w", err)
-	}
-	if targeted.IsEmpty() {
-		return nil, nil
 	}
 	return targeted, nil
 }

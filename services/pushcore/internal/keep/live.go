@@ -101,8 +101,11 @@ func (l *live) get(
 		return nil, now, fmt.Errorf("read live versions: %w", err)
 	}
 	for s, version := range stale {
-		// Callers that read the same version share one load; it began after that version was stored, so it has it.
-		entry, err, _ := l.loads.Do(fmt.Sprint(s, version), func() (any, error) { return l.load(ctx, pool, s) })
+		// Callers that read the same version share one load; it began after that version was stored, so it has it. It goes on
+		// when the caller who began it gives up.
+		entry, err, _ := l.loads.Do(fmt.Sprint(s, version), func() (any, error) {
+			return l.load(context.WithoutCancel(ctx), pool, s)
+		})
 		if err != nil {
 			return nil, now, err
 		}

@@ -125,12 +125,15 @@ func move(ctx context.Context, tx pgx.Tx, c *columns) (moved map[message.Key]boo
 			USING unnest($1::smallint[], $2::integer[], $3::bigint[], $4::uuid[], $5::smallint[], $6::smallint[])
 				AS i (bucket, app_no, ordinal, push_id, step, reason)
 			WHERE x.bucket = i.bucket AND x.app_no = i.app_no AND x.ordinal = i.ordinal AND x.push_id = i.push_id
+				AND (i.reason <> $7 OR NOT EXISTS (SELECT FROM device_user u -- a binding that was made again has a row of its own
+					WHERE u.bucket = x.bucket AND u.app_no = x.app_no AND u.ordinal = x.ordinal
+						AND u.user_id = x.user_id AND u.epoch = x.bind_epoch))
 			RETURNING x.bucket, x.push_id, x.app_no, x.ordinal, i.step, i.reason, x.user_id, x.sent_at)
 		INSERT INTO delivery_log (bucket, push_id, app_no, ordinal, step, reason, user_id, sent_at)
 		SELECT bucket, push_id, app_no, ordinal, step, reason, user_id, sent_at FROM gone
 		ON CONFLICT DO NOTHING
 		RETURNING app_no, ordinal, push_id, step, user_id`,
-		c.buckets, c.apps, c.ordinals, c.pushes, c.steps, c.reasons)
+		c.buckets, c.apps, c.ordinals, c.pushes, c.steps, c.reasons, int16(ledgerv1.Reason_REASON_UNBOUND))
 	if err != nil {
 		return nil, nil, fmt.Errorf("move to the log: %w", err)
 	}

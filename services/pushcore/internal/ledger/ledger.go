@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -216,6 +217,21 @@ func (l *Ledger) HandOver(ctx context.Context, k SliceKey) (ended bool, err erro
 		return false, fmt.Errorf("note the hand-over of a slice: %w", err)
 	}
 	return ended, nil
+}
+
+// Claim keeps the sweeper from waking workers for slices that are not handed over yet, for a while from now on.
+func (l *Ledger) Claim(ctx context.Context, pool *pgxpool.Pool, keys []SliceKey, d time.Duration) error {
+	sortSlices(keys)
+	c := sliceColumnsOf(keys)
+	_, err := pool.Exec(ctx, `
+		UPDATE push_slice p SET next_try = now() + $4::interval
+		FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) AS i (bucket, push_id, slice)
+		WHERE p.bucket = i.bucket AND p.push_id = i.push_id AND p.slice = i.slice AND p.state < 3`,
+		c.buckets, c.pushes, c.slices, d)
+	if err != nil {
+		return fmt.Errorf("claim slices: %w", err)
+	}
+	return nil
 }
 
 func toInts(c Counts) []int32 {

@@ -27,72 +27,106 @@ type Delivery struct {
 	Times map[ledgerv1.Step]time.Time
 }
 
-// Counts returns how many deliveries of a push are in which state, and whether all of them have been looked at: those of
-// tokens that no device of the app has are not among them.
-func (l *Ledger) Counts(ctx context.Context, p *message.Push) (counts Counts, looked bool, err error) {
+// Progress is how far the deliveries of a push have come.
+type Progress int
+
+const (
+	// Accepted: not every delivery has been looked at yet.
+	Accepted Progress = iota
+	// Active: some deliveries are not final.
+	Active
+	// Ended: every delivery is final.
+	Ended
+)
+
+// Counts returns how many deliveries of a push are in which state, and how far they have come: those of tokens that no
+// device of the app has are not among them. It reads one snapshot, so that a delivery counts once while it moves.
+func (l *Ledger) Counts(ctx context.Context, p *message.Push) (counts Counts, progress Progress, err error) {
 	if p.Slices > 0 {
 		return l.sliceCounts(ctx, p)
 	}
-	rows, err := l.pool.Query(ctx, `
-		SELECT CASE WHEN sent_at IS NULL THEN 0 ELSE 1 END, count(*) FROM inbox
-		WHERE bucket = ANY($1) AND push_id = $2 GROUP BY 1`, p.Buckets, p.ID)
-	if err != nil {
-		return counts, false, fmt.Errorf("count what is kept: %w", err)
-	}
-	var step int16
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&step, &n}, func() error {
-		counts[stateOf([]ledgerv1.Step{ledgerv1.Step(step)})] += uint32(n)
-		return nil
+	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	var open uint32
+	err = pgx.BeginTxFunc(ctx, l.pool, snapshot, func(tx pgx.Tx) error {
+		if counts, open, err = countDirect(ctx, tx, p); err != nil {
+			return err
+		}
+		waiting, err := usersWithoutDevice(ctx, tx, p)
+		for _, d := range waiting {
+			counts[d.State]++
+			if d.State == pushv1.Delivery_PENDING {
+				open++
+			}
+		}
+		return err
 	})
 	if err != nil {
-		return counts, false, fmt.Errorf("count what is kept: %w", err)
+		return counts, Accepted, fmt.Errorf("count deliveries: %w", err)
 	}
-	rows, err = l.pool.Query(ctx, `
-		SELECT steps, count(*) FROM (
-			SELECT array_agg(step) AS steps FROM delivery_log WHERE bucket = ANY($1) AND push_id = $2 GROUP BY bucket, ordinal) d
-		GROUP BY steps`, p.Buckets, p.ID)
-	if err != nil {
-		return counts, false, fmt.Errorf("count the log: %w", err)
+	if open > 0 {
+		return counts, Active, nil
 	}
-	var steps []int16
-	_, err = pgx.ForEachRow(rows, []any{&steps, &n}, func() error {
-		counts[stateOf(toSteps(steps))] += uint32(n)
-		return nil
-	})
-	if err != nil {
-		return counts, false, fmt.Errorf("count the log: %w", err)
-	}
-	waiting, err := l.usersWithoutDevice(ctx, p)
-	if err != nil {
-		return counts, false, err
-	}
-	for _, d := range waiting {
-		counts[d.State]++
-	}
-	return counts, true, nil
+	return counts, Ended, nil
 }
 
-func (l *Ledger) sliceCounts(ctx context.Context, p *message.Push) (counts Counts, looked bool, err error) {
+// countDirect counts what is in inbox, which is open, and what is only in the log. A delivery is in both if it failed with a
+// binding that was made again since: then the new one counts.
+func countDirect(ctx context.Context, tx pgx.Tx, p *message.Push) (counts Counts, open uint32, err error) {
+	rows, err := tx.Query(ctx, `
+		WITH kept AS (
+			SELECT bucket, ordinal, CASE WHEN sent_at IS NULL THEN 0 ELSE 1 END::smallint AS step FROM inbox
+			WHERE bucket = ANY(SELECT unnest(buckets) FROM push WHERE push_id = $1) AND push_id = $1
+		), logged AS (
+			SELECT array_agg(step) AS steps FROM delivery_log l
+			WHERE bucket = ANY(SELECT unnest(buckets) FROM push WHERE push_id = $1) AND push_id = $1
+				AND NOT EXISTS (SELECT FROM inbox i
+					WHERE i.bucket = l.bucket AND i.app_no = l.app_no AND i.ordinal = l.ordinal AND i.push_id = l.push_id)
+			GROUP BY bucket, ordinal
+		)
+		SELECT true, ARRAY[step], count(*) FROM kept GROUP BY 2
+		UNION ALL SELECT false, steps, count(*) FROM logged GROUP BY 2`, p.ID)
+	if err != nil {
+		return counts, 0, err
+	}
+	var kept bool
+	var steps []int16
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&kept, &steps, &n}, func() error {
+		counts[stateOf(toSteps(steps))] += uint32(n)
+		if kept {
+			open += uint32(n)
+		}
+		return nil
+	})
+	return counts, open, err
+}
+
+func (l *Ledger) sliceCounts(ctx context.Context, p *message.Push) (counts Counts, progress Progress, err error) {
 	c := sliceColumnsOf(sliceKeys(p))
 	rows, err := l.pool.Query(ctx, `
 		SELECT p.state, p.counts FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) AS i (bucket, push_id, slice)
 		JOIN push_slice p USING (bucket, push_id, slice)`, c.buckets, c.pushes, c.slices)
 	if err != nil {
-		return counts, false, fmt.Errorf("count slices: %w", err)
+		return counts, Accepted, fmt.Errorf("count slices: %w", err)
 	}
-	looked = true
+	lowest := SliceEnded
 	var state int16
 	var stored []int32
 	_, err = pgx.ForEachRow(rows, []any{&state, &stored}, func() error {
 		counts.add(toCounts(stored))
-		looked = looked && state >= SliceHandedOver
+		lowest = min(lowest, state)
 		return nil
 	})
 	if err != nil {
-		return counts, false, fmt.Errorf("count slices: %w", err)
+		return counts, Accepted, fmt.Errorf("count slices: %w", err)
 	}
-	return counts, looked, nil
+	switch lowest {
+	case SliceEnded:
+		return counts, Ended, nil
+	case SliceHandedOver:
+		return counts, Active, nil
+	}
+	return counts, Accepted, nil
 }
 
 func sliceKeys(p *message.Push) []SliceKey {
@@ -104,7 +138,7 @@ func sliceKeys(p *message.Push) []SliceKey {
 }
 
 // usersWithoutDevice returns the deliveries of a push to users that had no device, in the order of the request.
-func (l *Ledger) usersWithoutDevice(ctx context.Context, p *message.Push) ([]Delivery, error) {
+func usersWithoutDevice(ctx context.Context, q querier, p *message.Push) ([]Delivery, error) {
 	users := p.Request.GetAudience().GetUsers().GetIds()
 	if len(users) == 0 {
 		return nil, nil
@@ -113,7 +147,7 @@ func (l *Ledger) usersWithoutDevice(ctx context.Context, p *message.Push) ([]Del
 	for i, user := range users {
 		buckets[i] = ordinal.UserBucket(p.App, user)
 	}
-	rows, err := l.pool.Query(ctx, `
+	rows, err := q.Query(ctx, `
 		SELECT u.user_id, u.expired_at FROM unnest($1::smallint[], $2::text[]) WITH ORDINALITY AS i (bucket, user_id, n)
 		JOIN user_inbox u USING (bucket, user_id)
 		WHERE u.app_no = $3 AND u.push_id = $4 AND u.devices = 0 ORDER BY i.n`, buckets, users, int32(p.App), p.ID)
@@ -147,7 +181,7 @@ type Position struct {
 }
 
 // Deliveries returns about limit deliveries of a push from a position on, and the next position; nil at the end. A page
-// may be short before the end. ordinals, if not nil, picks single devices.
+// may be short before the end.
 func (l *Ledger) Deliveries(
 	ctx context.Context, p *message.Push, from Position, limit int,
 ) ([]Delivery, *Position, error) {
@@ -155,7 +189,7 @@ func (l *Ledger) Deliveries(
 		return l.sliceDeliveries(ctx, p, from, limit)
 	}
 	if !from.Users {
-		waiting, err := l.usersWithoutDevice(ctx, p)
+		waiting, err := usersWithoutDevice(ctx, l.pool, p)
 		return waiting, &Position{Users: true}, err
 	}
 	if from.Bucket >= len(p.Buckets) {
@@ -198,8 +232,11 @@ func (l *Ledger) directDeliveries(
 		SELECT ordinal, user_id, sent_at, array[]::smallint[], array[]::smallint[], array[]::timestamptz[] FROM inbox
 		WHERE bucket = $1 AND push_id = $2 AND app_no = $3 AND ordinal >= $4 AND ordinal < $5
 		UNION ALL
-		SELECT ordinal, min(user_id), min(sent_at), array_agg(step), array_agg(reason), array_agg(at) FROM delivery_log
-		WHERE bucket = $1 AND push_id = $2 AND app_no = $3 AND ordinal >= $4 AND ordinal < $5 GROUP BY ordinal
+		SELECT ordinal, min(user_id), min(sent_at), array_agg(step), array_agg(reason), array_agg(at) FROM delivery_log l
+		WHERE bucket = $1 AND push_id = $2 AND app_no = $3 AND ordinal >= $4 AND ordinal < $5
+			AND NOT EXISTS (SELECT FROM inbox i -- a delivery that was made again by a new binding is the one that counts
+				WHERE i.bucket = l.bucket AND i.push_id = l.push_id AND i.app_no = l.app_no AND i.ordinal = l.ordinal)
+		GROUP BY ordinal
 		ORDER BY ordinal LIMIT $6`, bucket, p.ID, int32(p.App), int64(from), int64(to), limit)
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)

@@ -2,8 +2,10 @@ package receipt
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halleypush/halley/services/pushcore/internal/batch"
 	"github.com/halleypush/halley/services/pushcore/internal/ledger"
@@ -19,11 +21,12 @@ const (
 
 // Applier applies what phones report, and returns once it is committed: phones hear that an event is durable.
 type Applier struct {
-	pool   *pgxpool.Pool
-	ledger *ledger.Ledger
-	ended  func(context.Context, []ledger.SliceKey)
-	direct *batch.Batcher[*directEvents]
-	slices *batch.Batcher[*sliceEvents]
+	pool    *pgxpool.Pool
+	ledger  *ledger.Ledger
+	ended   func(context.Context, []ledger.SliceKey)
+	refused prometheus.Counter
+	direct  *batch.Batcher[*directEvents]
+	slices  *batch.Batcher[*sliceEvents]
 }
 
 type directEvents struct {
@@ -36,9 +39,12 @@ type sliceEvents struct {
 	err     error
 }
 
-// NewApplier returns an applier. ended is told of slices whose deliveries are all final.
-func NewApplier(pool *pgxpool.Pool, l *ledger.Ledger, ended func(context.Context, []ledger.SliceKey)) *Applier {
-	a := &Applier{pool: pool, ledger: l, ended: ended}
+// NewApplier returns an applier. ended is told of slices whose deliveries are all final; refused counts the calls that found
+// too many others waiting.
+func NewApplier(
+	pool *pgxpool.Pool, l *ledger.Ledger, ended func(context.Context, []ledger.SliceKey), refused prometheus.Counter,
+) *Applier {
+	a := &Applier{pool: pool, ledger: l, ended: ended, refused: refused}
 	a.direct = batch.New(eventWorkers, eventBatch, eventWaiting, a.applyDirect)
 	a.slices = batch.New(eventWorkers, eventBatch, eventWaiting, a.applySlices)
 	return a
@@ -48,7 +54,7 @@ func NewApplier(pool *pgxpool.Pool, l *ledger.Ledger, ended func(context.Context
 func (a *Applier) ApplyDirect(ctx context.Context, entries []ledger.Entry) error {
 	e := &directEvents{entries: entries}
 	if err := a.direct.Do(ctx, e); err != nil {
-		return err
+		return a.count(err)
 	}
 	return e.err
 }
@@ -57,9 +63,16 @@ func (a *Applier) ApplyDirect(ctx context.Context, entries []ledger.Entry) error
 func (a *Applier) ApplySlices(ctx context.Context, changes []ledger.SliceChange) error {
 	e := &sliceEvents{changes: changes}
 	if err := a.slices.Do(ctx, e); err != nil {
-		return err
+		return a.count(err)
 	}
 	return e.err
+}
+
+func (a *Applier) count(err error) error {
+	if errors.Is(err, batch.ErrFull) {
+		a.refused.Inc()
+	}
+	return err
 }
 
 func (a *Applier) applyDirect(ctx context.Context, all []*directEvents) {

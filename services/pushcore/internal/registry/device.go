@@ -13,6 +13,7 @@ import (
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/fault"
 	"github.com/halleypush/halley/services/pushcore/internal/route"
+	"github.com/halleypush/halley/services/pushcore/internal/storage"
 )
 
 // provisionalFor is how long a device without an install_id may stay away before it is removed.
@@ -169,21 +170,26 @@ func (d *Devices) RotateSecret(ctx context.Context, app *App, number uint64) (Cr
 	return credentials(app, byte(letter), number, uint32(generation))
 }
 
-// CheckSecret returns the ordinal of the device that a token and secret belong to, WRONG_SECRET if they belong to none.
+// CheckSecret returns the ordinal of the device that a token and secret belong to, WRONG_SECRET if they belong to none. A
+// provisional device has returned with that, and becomes active.
 func (d *Devices) CheckSecret(ctx context.Context, app *App, tok, secret string) (uint64, error) {
 	number, generation, err := app.Codec.Verify(tok, secret)
 	if err != nil {
 		return 0, errSecret
 	}
 	var current int32
+	var provisional bool
 	err = d.pool.QueryRow(ctx, `
-		SELECT generation FROM device WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 AND state <> 3`,
-		ordinal.DeviceBucket(app.No, number), int32(app.No), int64(number)).Scan(&current)
+		SELECT generation, state = 1 FROM device WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 AND state <> 3`,
+		ordinal.DeviceBucket(app.No, number), int32(app.No), int64(number)).Scan(&current, &provisional)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && uint32(current) != generation {
 		return 0, errSecret
 	}
 	if err != nil {
 		return 0, fmt.Errorf("check secret: %w", err)
+	}
+	if provisional {
+		return number, d.Activate(ctx, []uint32{app.No}, []uint64{number})
 	}
 	return number, nil
 }
@@ -195,7 +201,7 @@ func (d *Devices) Activate(ctx context.Context, apps []uint32, ordinals []uint64
 		k.add(apps[i], ordinals[i])
 	}
 	k.sort()
-	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+	err := storage.InTx(ctx, d.pool, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 			UPDATE device d SET state = 2
 			FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS i (bucket, app_no, ordinal)
@@ -226,7 +232,7 @@ func (d *Devices) Activate(ctx context.Context, apps []uint32, ordinals []uint64
 // and what was kept for it has failed.
 func (d *Devices) Remove(ctx context.Context, app *App, number uint64) error {
 	key := []any{ordinal.DeviceBucket(app.No, number), int32(app.No), int64(number)}
-	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+	err := storage.InTx(ctx, d.pool, func(tx pgx.Tx) error {
 		users, err := lockUsersOfDevice(ctx, tx, app, number)
 		if err != nil {
 			return err
@@ -319,28 +325,37 @@ func (d *Devices) Tokens(ctx context.Context, app *App, numbers []uint64) (map[u
 	return tokens, nil
 }
 
-// PermissionOff returns which devices do not show the app's notifications. It reads on the given pool.
-func (d *Devices) PermissionOff(
+// Standing is what decides whether a session of a device may have messages, and which.
+type Standing struct {
+	Generation    uint32
+	Notifications bool
+}
+
+// Standings returns the standing of devices as it is now; those that are gone are left out. It reads on the given pool.
+func (d *Devices) Standings(
 	ctx context.Context, pool *pgxpool.Pool, devices []route.Device,
-) (map[route.Device]bool, error) {
+) (map[route.Device]Standing, error) {
 	var k deviceKeys
 	for _, device := range devices {
 		k.add(device.App, device.Ordinal)
 	}
 	rows, err := pool.Query(ctx, `
-		SELECT i.n FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) WITH ORDINALITY AS i (bucket, app_no, ordinal, n)
-		JOIN device d USING (bucket, app_no, ordinal) WHERE NOT d.notifications`, k.buckets, k.apps, k.ordinals)
+		SELECT i.n, d.generation, d.notifications
+		FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) WITH ORDINALITY AS i (bucket, app_no, ordinal, n)
+		JOIN device d USING (bucket, app_no, ordinal) WHERE d.state <> 3`, k.buckets, k.apps, k.ordinals)
 	if err != nil {
-		return nil, fmt.Errorf("read permissions: %w", err)
+		return nil, fmt.Errorf("read the standing of devices: %w", err)
 	}
-	off := map[route.Device]bool{}
+	found := make(map[route.Device]Standing, len(devices))
 	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&n}, func() error {
-		off[devices[n-1]] = true
+	var generation int32
+	var notifications bool
+	_, err = pgx.ForEachRow(rows, []any{&n, &generation, &notifications}, func() error {
+		found[devices[n-1]] = Standing{Generation: uint32(generation), Notifications: notifications}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read permissions: %w", err)
+		return nil, fmt.Errorf("read the standing of devices: %w", err)
 	}
-	return off, nil
+	return found, nil
 }

@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halleypush/halley/pkg/ordinal"
 	devicev1 "github.com/halleypush/halley/proto/halley/device/v1"
@@ -31,12 +34,14 @@ type Devices struct {
 	pool    *pgxpool.Pool
 	ring    *keyring.Ring
 	limits  *limits
+	refused prometheus.Counter
 	newOnes *batch.Batcher[*registration]
 }
 
-// NewDevices returns the devices of a database. Concurrent registrations share commits, 200 at a time.
-func NewDevices(pool *pgxpool.Pool, ring *keyring.Ring) *Devices {
-	d := &Devices{pool: pool, ring: ring, limits: newLimits()}
+// NewDevices returns the devices of a database. Concurrent registrations share commits, 200 at a time; refused counts those
+// that found too many others waiting.
+func NewDevices(pool *pgxpool.Pool, ring *keyring.Ring, refused prometheus.Counter) *Devices {
+	d := &Devices{pool: pool, ring: ring, limits: newLimits(), refused: refused}
 	d.newOnes = batch.New(2, 200, 10_000, d.registerBatch)
 	return d
 }
@@ -74,6 +79,9 @@ func (d *Devices) Register(
 		r.install = hash[:]
 	}
 	if err := d.newOnes.Do(ctx, r); err != nil {
+		if errors.Is(err, batch.ErrFull) {
+			d.refused.Inc()
+		}
 		return Credentials{}, fmt.Errorf("register: %w", err)
 	}
 	if r.err != nil {
@@ -120,7 +128,7 @@ func (d *Devices) registerBatch(ctx context.Context, all []*registration) {
 
 func (d *Devices) registerTx(ctx context.Context, tx pgx.Tx, all []*registration) error {
 	for _, r := range all {
-		r.found = false
+		r.found, r.generation, r.err = false, 1, nil
 	}
 	if err := findInstalls(ctx, tx, all); err != nil {
 		return err
@@ -329,7 +337,7 @@ func refreshSecrets(ctx context.Context, tx pgx.Tx, all []*registration) error {
 		return fmt.Errorf("refresh secrets: %w", err)
 	}
 	for _, r := range found { // removed between our two statements: its install_id is free again
-		r.err = fault.Exhausted("REMOVED_MEANWHILE", 1, "the device was removed at this moment; register again")
+		r.err = fault.Exhausted("REMOVED_MEANWHILE", time.Second, "the device was removed at this moment; register again")
 	}
 	return nil
 }

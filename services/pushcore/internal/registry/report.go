@@ -8,6 +8,7 @@ import (
 
 	"github.com/halleypush/halley/pkg/ordinal"
 	devicev1 "github.com/halleypush/halley/proto/halley/device/v1"
+	"github.com/halleypush/halley/services/pushcore/internal/storage"
 )
 
 // deviceReport is what one device said of itself.
@@ -22,7 +23,7 @@ type deviceReport struct {
 func (d *Devices) Report(
 	ctx context.Context, app *App, number uint64, report *devicev1.Report,
 ) (notifications, changed bool, err error) {
-	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+	err = storage.InTx(ctx, d.pool, func(tx pgx.Tx) error {
 		var before bool
 		err := tx.QueryRow(ctx, `
 			SELECT notifications FROM device WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 AND state <> 3 FOR UPDATE`,
@@ -49,7 +50,7 @@ func (d *Devices) ReportAll(ctx context.Context, apps []uint32, ordinals []uint6
 	for i := range reports {
 		all[i] = deviceReport{app: apps[i], ordinal: ordinals[i], report: reports[i]}
 	}
-	if err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return applyReports(ctx, tx, all) }); err != nil {
+	if err := storage.InTx(ctx, d.pool, func(tx pgx.Tx) error { return applyReports(ctx, tx, all) }); err != nil {
 		return fmt.Errorf("store reports: %w", err)
 	}
 	return nil

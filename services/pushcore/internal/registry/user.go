@@ -16,6 +16,7 @@ import (
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/fault"
 	"github.com/halleypush/halley/services/pushcore/internal/keyring"
+	"github.com/halleypush/halley/services/pushcore/internal/storage"
 )
 
 const (
@@ -108,7 +109,7 @@ func usersOfDevice(ctx context.Context, tx pgx.Tx, app *App, number uint64) ([]s
 // Bind binds a device to a user. What is live for the user and none of its devices has confirmed is kept for this device,
 // too; kept says whether there was any. Binding again makes the device the user's latest and keeps nothing anew.
 func (u *Users) Bind(ctx context.Context, app *App, user string, number uint64) (bound time.Time, kept bool, err error) {
-	err = pgx.BeginFunc(ctx, u.pool, func(tx pgx.Tx) error {
+	err = storage.InTx(ctx, u.pool, func(tx pgx.Tx) error {
 		if err := lockUsers(ctx, tx, app.No, []string{user}); err != nil {
 			return err
 		}
@@ -196,7 +197,7 @@ func keepForNewBinding(ctx context.Context, tx pgx.Tx, app *App, user string, nu
 // Unbind ends a device's binding to a user, or to all its users if user is empty. What is kept on the device for them has
 // failed. Ending a binding that is not there changes nothing.
 func (u *Users) Unbind(ctx context.Context, app *App, user string, number uint64) error {
-	err := pgx.BeginFunc(ctx, u.pool, func(tx pgx.Tx) error {
+	err := storage.InTx(ctx, u.pool, func(tx pgx.Tx) error {
 		users := []string{user}
 		var err error
 		if user != "" {

@@ -43,11 +43,12 @@ type Leases struct {
 
 	mu       sync.Mutex
 	identity string    // guarded by mu
-	away     time.Time // guarded by mu: when a call failed last because PostgreSQL was away
+	away     time.Time // guarded by mu: when gateways could not renew last: PostgreSQL was away, or we were
 }
 
-// NewLeases returns the leases of a database.
-func NewLeases(pool *pgxpool.Pool) *Leases { return &Leases{pool: pool} }
+// NewLeases returns the leases of a database. It judges nobody until one lease time later: before this process began there
+// may have been none to renew with.
+func NewLeases(pool *pgxpool.Pool) *Leases { return &Leases{pool: pool, away: time.Now()} }
 
 // Renew extends an incarnation's lease from now on, or begins it. It returns the identity of the PostgreSQL cluster;
 // ErrLapsed if the incarnation is over. A second incarnation of a gateway ends its earlier ones.

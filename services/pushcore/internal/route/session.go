@@ -52,7 +52,8 @@ const (
 
 // Opening is the answer to one Open.
 type Opening struct {
-	Outcome       Outcome
+	Outcome Outcome
+	// Notifications is true where the system shows the app's notifications.
 	Notifications bool
 	// Provisional is true where the device was, and this Open proves that it has its secret.
 	Provisional bool

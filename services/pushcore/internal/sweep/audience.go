@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
@@ -57,6 +58,8 @@ type audience struct {
 
 // Hints are pushes of which a slice has ended, so that it pays to look whether all have. What is forgotten ends at its ttl.
 type Hints struct {
+	forgotten prometheus.Counter
+
 	mu     sync.Mutex
 	pushes map[uuid.UUID]bool // guarded by mu
 }
@@ -64,17 +67,26 @@ type Hints struct {
 // maxHints bounds the memory of hints.
 const maxHints = 10_000
 
-// NewHints returns no hints.
-func NewHints() *Hints { return &Hints{pushes: map[uuid.UUID]bool{}} }
+// NewHints returns no hints, and registers their metric.
+func NewHints(metrics prometheus.Registerer) *Hints {
+	h := &Hints{pushes: map[uuid.UUID]bool{}, forgotten: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "halley_pushcore_hints_forgotten_total",
+		Help: "Slices that ended and were not remembered because too many others were: their pushes end at their ttl.",
+	})}
+	metrics.MustRegister(h.forgotten)
+	return h
+}
 
 // Add notes that slices have ended.
 func (h *Hints) Add(_ context.Context, ended []ledger.SliceKey) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, k := range ended {
-		if len(h.pushes) < maxHints {
-			h.pushes[k.Push] = true
+		if len(h.pushes) >= maxHints {
+			h.forgotten.Inc()
+			continue
 		}
+		h.pushes[k.Push] = true
 	}
 }
 
