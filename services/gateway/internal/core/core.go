@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,10 @@ const (
 	// what finds room goes out at once, and what comes meanwhile shares the next batch.
 	maxBatch      = 256
 	batchesAtOnce = 8
+
+	// maxCloses bounds the closes that wait while pushcore is away. Beyond it they are dropped: a route that stays leads to a
+	// gateway that answers that it has no such session.
+	maxCloses = 1_000_000
 
 	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
 )
@@ -49,9 +54,11 @@ type Client struct {
 
 	mu          sync.Mutex
 	incarnation *gatewayv1.Incarnation // guarded by mu; replaced, never changed
-	live        bool                   // guarded by mu: the lease has been granted
+	live        bool                   // guarded by mu: the incarnation has a lease
+	granted     bool                   // guarded by mu: some incarnation had one
 	identity    string                 // guarded by mu: of the database
-	repairs     int                    // guarded by mu: how many times all sessions are being opened again
+	repairs     int                    // guarded by mu: lapses after which the sessions are being opened again
+	reopening   bool                   // guarded by mu: after a lapse, until all have been answered
 	opens       map[uint64]*opening    // guarded by mu: by session number
 	openQueue   []uint64               // guarded by mu: may name sessions that are gone
 	pulls       []loop.Pull            // guarded by mu
@@ -104,13 +111,22 @@ func (c *Client) Open(o loop.Open) {
 	switch {
 	case p == nil:
 		c.opens[o.Session] = &opening{request: o}
-		c.openQueue = append(c.openQueue, o.Session)
-		c.wake()
+		c.queueOpenLocked(o.Session)
 	case p.sent:
 		p.next = &o
 	default:
 		p.request = o
 	}
+}
+
+// queueOpenLocked puts a session into the queue. It must be called with mu held. The queue may name sessions that are gone:
+// when those are most of it, it is cleared of them, so that it stays in proportion to the sessions that there are.
+func (c *Client) queueOpenLocked(number uint64) {
+	if len(c.openQueue) > 2*len(c.opens)+1024 {
+		c.openQueue = slices.DeleteFunc(c.openQueue, func(n uint64) bool { return c.opens[n] == nil || c.opens[n].sent })
+	}
+	c.openQueue = append(c.openQueue, number)
+	c.wake()
 }
 
 // Close queues the end of a session, behind an Open of it whose answer is awaited.
@@ -122,6 +138,13 @@ func (c *Client) Close(o loop.Close) {
 		return
 	}
 	delete(c.opens, o.Session)
+	if !o.Opened {
+		return // pushcore never heard of it
+	}
+	if len(c.closes) >= maxCloses {
+		c.metrics.closesDropped.Inc()
+		return
+	}
 	c.closes = append(c.closes, o)
 	c.wake()
 }

@@ -54,22 +54,23 @@ func (c *Client) renew(
 		c.lapse(incarnation, answers, onIncarnation)
 		return 0, nil
 	case gatewayv1.RenewLeaseResponse_LIVE:
-		c.granted(response.GetDatabaseIdentity(), answers)
+		c.renewed(response.GetDatabaseIdentity(), answers)
 	}
 	return response.GetLease().AsDuration(), nil
 }
 
-// granted notes that the incarnation is alive. A database that is another than before may have lost the routes.
-func (c *Client) granted(identity string, answers Answers) {
+// renewed notes that the incarnation is alive. A database that is another than before may have lost the routes.
+func (c *Client) renewed(identity string, answers Answers) {
 	c.mu.Lock()
 	changed := c.identity != "" && c.identity != identity
 	c.identity = identity
-	c.live = true
+	c.live, c.granted = true, true
 	c.mu.Unlock()
 	c.wake()
 	if changed {
+		// The routes stand as a rule, so this does not make the gateway unready: all gateways would be at once.
 		c.log.Warn("the database is another one, or was restarted: sessions are opened again")
-		c.reopen(answers)
+		answers.ReopenAll(c.reopenRate, func() {})
 	}
 }
 
@@ -86,16 +87,14 @@ func (c *Client) lapse(over *gatewayv1.Incarnation, answers Answers, onIncarnati
 	c.metrics.lapses.Inc()
 	c.log.Warn("the lease has lapsed: sessions are opened again", "incarnation", over.GetNumber()+1)
 	onIncarnation()
-	c.reopen(answers)
-}
-
-func (c *Client) reopen(answers Answers) {
 	c.mu.Lock()
 	c.repairs++
+	c.reopening = true
 	c.mu.Unlock()
 	answers.ReopenAll(c.reopenRate, func() {
 		c.mu.Lock()
 		c.repairs--
+		c.reopening = c.repairs > 0 || len(c.opens) > 0
 		c.mu.Unlock()
 	})
 }
@@ -111,14 +110,16 @@ var (
 	errRepair  = errors.New("sessions are being opened again")
 )
 
-// Ready returns nil if the lease is granted and the sessions are open.
+// Ready returns nil if the gateway has had a lease, and no sessions wait to be opened again after a lapse. That pushcore or
+// its database is away now does not make a gateway unready: devices can come and are opened later, while a balancer that took
+// all gateways away could let nobody in.
 func (c *Client) Ready() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case !c.live:
+	case !c.granted:
 		return errNoLease
-	case c.repairs > 0:
+	case c.reopening:
 		return errRepair
 	}
 	return nil

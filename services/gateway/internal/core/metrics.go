@@ -8,13 +8,14 @@ import (
 
 // Metrics are the metrics of the talk with pushcore.
 type Metrics struct {
-	renewals     *prometheus.CounterVec
-	refusals     *prometheus.CounterVec
-	calls        *prometheus.CounterVec
-	lapses       prometheus.Counter
-	batches      prometheus.Counter
-	batchSeconds prometheus.Histogram
-	sessions     func() int
+	renewals      *prometheus.CounterVec
+	refusals      *prometheus.CounterVec
+	calls         *prometheus.CounterVec
+	lapses        prometheus.Counter
+	batches       prometheus.Counter
+	closesDropped prometheus.Counter
+	batchSeconds  prometheus.Histogram
+	sessions      func() int
 }
 
 // NewMetrics registers the metrics. sessions returns how many sessions the gateway has.
@@ -41,12 +42,15 @@ func NewMetrics(registry prometheus.Registerer, sessions func() int) *Metrics {
 		batches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "halley_gateway_session_batches_total", Help: "Batches of opens, pulls and closes sent to pushcore.",
 		}),
+		closesDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "halley_gateway_closes_dropped_total", Help: "Closes not sent because too many waited; stale routes that lead nowhere.",
+		}),
 		batchSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "halley_gateway_session_batch_seconds", Help: "How long pushcore took for a batch.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .5, 1, 5},
 		}),
 		sessions: sessions,
 	}
-	registry.MustRegister(m.lapses, m.batches, m.batchSeconds)
+	registry.MustRegister(m.lapses, m.batches, m.closesDropped, m.batchSeconds)
 	return m
 }

@@ -211,12 +211,16 @@ func (c *Client) takeOpened(b *batch, part *gatewayv1.SessionsResponse, m *messa
 			continue
 		}
 		delete(b.opens, o.GetSession())
-		answers = append(answers, loop.Opened{
-			Ref: p.request.Ref, Session: o.GetSession(), Status: o.GetStatus(), PermissionOff: o.GetPermissionOff(),
-			Kept: m.kept(p.request.App, o.GetKept()), More: o.GetMore(),
-		})
+		// An Open that is asked for again answers for the first one, too, unless that ended the session.
+		if p.next == nil || o.GetStatus() != gatewayv1.Opened_OPEN {
+			answers = append(answers, loop.Opened{
+				Ref: p.request.Ref, Session: o.GetSession(), Status: o.GetStatus(), PermissionOff: o.GetPermissionOff(),
+				Kept: m.kept(p.request.App, o.GetKept()), More: o.GetMore(),
+			})
+		}
 		c.settleLocked(o.GetSession(), p)
 	}
+	c.reopening = c.reopening && (c.repairs > 0 || len(c.opens) > 0)
 	return answers
 }
 
@@ -229,8 +233,7 @@ func (c *Client) settleLocked(number uint64, p *opening) {
 		c.wake()
 	case p.next != nil:
 		c.opens[number] = &opening{request: *p.next}
-		c.openQueue = append(c.openQueue, number)
-		c.wake()
+		c.queueOpenLocked(number)
 	}
 }
 
@@ -243,7 +246,7 @@ func takePulled(b *batch, part *gatewayv1.SessionsResponse, m *messages) []loop.
 		}
 		delete(b.pulls, o.GetSession())
 		answers = append(answers, loop.Pulled{
-			Ref: p.Ref, Session: o.GetSession(), Open: o.GetOpen(), Kept: m.kept(p.App, o.GetKept()), More: o.GetMore(),
+			Ref: p.Ref, Session: o.GetSession(), Seq: p.Seq, Open: o.GetOpen(), Kept: m.kept(p.App, o.GetKept()), More: o.GetMore(),
 		})
 	}
 	return answers
@@ -263,10 +266,10 @@ func (c *Client) putBack(b *batch, answers Answers) {
 		if p.next != nil {
 			p.request, p.next = *p.next, nil
 		}
-		c.openQueue = append(c.openQueue, number)
+		c.queueOpenLocked(number)
 	}
 	for _, p := range b.pulls {
-		failed = append(failed, loop.Pulled{Ref: p.Ref, Session: p.Session, Failed: true})
+		failed = append(failed, loop.Pulled{Ref: p.Ref, Session: p.Session, Seq: p.Seq, Failed: true})
 	}
 	c.closes = append(c.closes, b.closes...)
 	c.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,9 @@ const (
 	// comeBack is when a client that was sent away for lack of room is told to come back, with as much again at random.
 	comeBack = 2 * time.Second
 )
+
+// appID is what app ids look like (halley.admin.v1.App).
+var appID = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 
 // Door implements loop.Door.
 type Door struct {
@@ -83,6 +87,8 @@ func (d *Door) App(number uint32) *session.App {
 func (d *Door) Admit(c *mqtt.Connect, remote netip.Addr, t loop.Ticket) (loop.Admission, bool) {
 	app, known := d.lookUp(c.Username)
 	switch {
+	case !appID.MatchString(c.Username):
+		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "the user name is no app id"}, true
 	case !known:
 		return d.askForApp(waiting{c, remote, t})
 	case app == nil:
@@ -311,7 +317,7 @@ func refusal(err error) loop.Admission {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "wrong app or client key"}
 	case codes.InvalidArgument:
-		return loop.Admission{Refuse: mqtt.ImplementationSpecific, Reason: s.Message()}
+		return loop.Admission{Refuse: mqtt.PayloadFormatInvalid, Reason: s.Message()}
 	case codes.ResourceExhausted:
 		a.Refuse, a.Reason = mqtt.ConnectionRateExceeded, s.Message()
 	}

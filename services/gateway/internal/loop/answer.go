@@ -26,6 +26,7 @@ type Opened struct {
 type Pulled struct {
 	Ref     Ref
 	Session uint64
+	Seq     uint32
 	Failed  bool
 	Open    bool
 	Kept    []KeptMessage
@@ -114,9 +115,9 @@ func (list pulled) run(l *Loop) {
 			continue
 		}
 		if a.Failed {
-			s.PullFailed()
+			s.PullFailed(a.Seq)
 		} else {
-			s.OnPulled(&l.out, l.clock, a.Open, l.kept(s, a.Kept), a.More)
+			s.OnPulled(&l.out, l.clock, a.Seq, a.Open, l.kept(s, a.Kept), a.More)
 		}
 		l.perform(a.Ref.index)
 	}
@@ -128,6 +129,9 @@ func (list answered) run(l *Loop) {
 		if s := l.live(a.Ref); s != nil {
 			s.OnAnswer(&l.out, l.clock, a.Seq, a.Answer)
 			l.perform(a.Ref.index)
+			if l.live(a.Ref) != nil {
+				l.goOn(a.Ref.index)
+			}
 		}
 	}
 }

@@ -16,6 +16,8 @@ const (
 	stateAdmitting
 	// stateLive: it has a session.
 	stateLive
+	// stateClosing: everything is said; the peer may read it and close.
+	stateClosing
 )
 
 // conn is a connection of a loop. An idle one costs this much and nothing else: no goroutine, channel, timer or buffer.
@@ -30,6 +32,8 @@ type conn struct {
 	state byte
 	// transport is the index of its metric label.
 	transport Transport
+	// stalled: it is not read, because its session takes no more for now.
+	stalled bool
 }
 
 // rest is the part of a connection that exists while bytes wait, or the peer is not a native socket.

@@ -88,7 +88,7 @@ func (l *Loop) deliver(t *Target) gatewayv1.DeliverResponse_Result {
 	}
 	l.perform(i)
 	switch result {
-	case session.Taken, session.TakenUnconfirmed:
+	case session.Taken, session.TakenUnconfirmed, session.Held:
 		return gatewayv1.DeliverResponse_TAKEN
 	case session.Full:
 		return gatewayv1.DeliverResponse_FULL
@@ -167,7 +167,7 @@ func (l *Loop) runJobs() {
 // piece hands a message over to some sessions and reports whether all have been tried.
 func (l *Loop) piece(j *job) bool {
 	begun := time.Now()
-	h := l.memory.of(j.key, l.clock.Millis)
+	h := l.memory.of(j.key, l.clock.Since)
 	for n := 0; n < quantum && len(j.refs) > 0; n++ {
 		r := j.refs[len(j.refs)-1]
 		j.refs = j.refs[:len(j.refs)-1]

@@ -53,7 +53,7 @@ type pushSlice struct {
 // for whom it went out at QoS 0.
 type handed struct {
 	sent, acked, unconfirmed *roaring.Bitmap
-	touched                  uint32
+	touched                  time.Duration // on the loop's clock
 }
 
 func newHanded() *handed {
@@ -75,7 +75,7 @@ func (h *handed) proof(low uint32) ledgerv1.Step {
 type memory map[pushSlice]*handed
 
 // of returns what is known of a slice of a push, and makes room to know more.
-func (m memory) of(k pushSlice, now uint32) *handed {
+func (m memory) of(k pushSlice, now time.Duration) *handed {
 	h := m[k]
 	if h == nil {
 		if len(m) >= maxHanded {
@@ -88,9 +88,9 @@ func (m memory) of(k pushSlice, now uint32) *handed {
 	return h
 }
 
-func (m memory) forgetOldest(now uint32) {
+func (m memory) forgetOldest(now time.Duration) {
 	var oldest pushSlice
-	age := uint32(0)
+	age := time.Duration(0)
 	for k, h := range m {
 		if now-h.touched >= age {
 			oldest, age = k, now-h.touched
@@ -100,9 +100,9 @@ func (m memory) forgetOldest(now uint32) {
 }
 
 // forget drops what has not been touched for long.
-func (m memory) forget(now uint32) {
+func (m memory) forget(now time.Duration) {
 	for k, h := range m {
-		if now-h.touched > uint32(handedFor.Milliseconds()) {
+		if now-h.touched > handedFor {
 			delete(m, k)
 		}
 	}

@@ -43,8 +43,8 @@ type Loop struct {
 	buf      []byte
 	receipts []receipt.Item
 	clock    session.Clock
-	swept    uint32 // when housekeeping ran last
-	listener int    // the listening socket, none if there is none
+	swept    time.Duration // when housekeeping ran last
+	listener int           // the listening socket, none if there is none
 	stopped  bool
 
 	mu   sync.Mutex
@@ -79,7 +79,7 @@ func (l *Loop) post(c command) {
 // run runs the loop until stop has been posted.
 func (l *Loop) run() {
 	l.tick()
-	l.wheel.now = l.clock.Millis / uint32(wheelTick.Milliseconds())
+	l.wheel.now = l.wheelNow()
 	var events []ready
 	for !l.stopped {
 		timeout := wheelTick
@@ -88,15 +88,14 @@ func (l *Loop) run() {
 		}
 		var err error
 		if events, err = l.poll.wait(events[:0], timeout); err != nil {
-			l.log.Error("event loop cannot wait", "error", err)
-			time.Sleep(wheelTick) // it would spin
+			panic(err) // the poller itself is broken, and with it every connection of this loop
 		}
 		l.tick()
 		for _, e := range events {
 			l.handle(e)
 		}
 		l.readMail()
-		l.wheel.advance(l.conns.link, l.clock.Millis/uint32(wheelTick.Milliseconds()), l.due)
+		l.wheel.advance(l.conns.link, l.wheelNow(), l.due)
 		l.runSweeps()
 		// Broadcasts come last, a piece at a time: heartbeats, acknowledgements and direct pushes go first.
 		l.runJobs()
@@ -109,12 +108,14 @@ func (l *Loop) run() {
 
 func (l *Loop) tick() {
 	now := time.Now()
-	l.clock = session.Clock{Millis: l.set.millis(now), Now: now}
-	if l.clock.Millis-l.swept > uint32(housekeeping.Milliseconds()) {
-		l.swept = l.clock.Millis
-		l.memory.forget(l.clock.Millis)
+	l.clock = session.Clock{Since: now.Sub(l.set.begun), Now: now}
+	if l.clock.Since-l.swept > housekeeping {
+		l.swept = l.clock.Since
+		l.memory.forget(l.clock.Since)
 	}
 }
+
+func (l *Loop) wheelNow() uint32 { return uint32(l.clock.Since / wheelTick) }
 
 func (l *Loop) readMail() {
 	l.mu.Lock()
@@ -186,7 +187,7 @@ func (l *Loop) begin(fd int32, o *outside, transport Transport, remote netip.Add
 	i := l.conns.take()
 	c := l.conns.at(i)
 	c.state, c.fd, c.transport = stateHello, fd, transport
-	c.hello = session.Unidentified{Begun: l.clock.Millis}
+	c.hello = session.Unidentified{Begun: l.clock.Since}
 	c.rest = &rest{remote: remote, outside: o}
 	l.set.metrics.connections[transport].Inc()
 	if fd != none {
@@ -200,7 +201,7 @@ func (l *Loop) begin(fd int32, o *outside, transport Transport, remote netip.Add
 		o.ref.Store(&r)
 		go o.read()
 	}
-	_, left := c.hello.Late(l.clock.Millis)
+	_, left := c.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, i, left)
 }
 
@@ -210,7 +211,7 @@ func (l *Loop) read(i int32) {
 		l.close(i, session.ByPeer)
 		return
 	}
-	if n > 0 {
+	if n > 0 && l.conns.at(i).state != stateClosing {
 		l.set.metrics.bytesIn.Add(float64(n))
 		l.feed(i, l.buf[:n])
 	}
@@ -232,9 +233,36 @@ func (l *Loop) feed(i int32, data []byte) {
 		gen := c.gen
 		used := c.session.Input(&l.out, l.clock, l.set.limits, data)
 		l.perform(i)
-		if c.gen == gen {
+		if c.gen == gen && c.state == stateLive {
 			l.keep(i, data[used:])
+			l.stall(i)
 		}
+	}
+}
+
+// stall stops reading a connection whose session takes no more for now, or goes on with it.
+func (l *Loop) stall(i int32) {
+	c := l.conns.at(i)
+	if stalled := c.session.Stalled(); stalled != c.stalled {
+		c.stalled = stalled
+		l.watch(i)
+	}
+}
+
+// goOn goes on with a session that has room again: with what was left, then with what comes.
+func (l *Loop) goOn(i int32) {
+	c := l.conns.at(i)
+	if !c.stalled || c.session.Stalled() {
+		return
+	}
+	var left []byte
+	if c.rest != nil {
+		left, c.rest.in = c.rest.in, nil
+	}
+	gen := c.gen
+	l.feed(i, left)
+	if c.gen == gen && c.state == stateLive && !c.stalled {
+		c.letRead()
 	}
 }
 
@@ -272,7 +300,7 @@ func (l *Loop) greet(i int32, data []byte) {
 	gen := c.gen
 	connect, used := c.hello.Input(&l.out, l.set.limits, data)
 	l.perform(i)
-	if c.gen != gen {
+	if c.gen != gen || c.state != stateHello {
 		return
 	}
 	l.keep(i, data[used:])
@@ -299,7 +327,7 @@ func (a *admitted) run(l *Loop) {
 	}
 	l.admit(a.ref.index, a.admission)
 	if c.gen == a.ref.gen {
-		c.goOn()
+		c.letRead()
 	}
 }
 
@@ -339,7 +367,7 @@ type move struct {
 	fd        int32
 	outside   *outside
 	transport Transport
-	begun     uint32
+	begun     time.Duration
 	in        []byte
 	connect   *mqtt.Connect
 	admission Admission
@@ -363,7 +391,7 @@ func (m *move) run(l *Loop) {
 	gen := c.gen
 	l.settle(i, m)
 	if c.gen == gen {
-		c.goOn()
+		c.letRead()
 	}
 }
 
@@ -380,19 +408,19 @@ func (l *Loop) settle(i int32, m *move) {
 	c.trim()
 	c.session = session.New(session.Start{
 		App: a.App, Ordinal: a.Ordinal, Number: l.set.numbers.Add(1), Generation: a.Generation, Connect: m.connect,
-		Token: a.Token, Secret: a.Secret, Report: a.Report,
-	}, l.set.limits, m.begun, &l.out)
+		Begun: m.begun, Token: a.Token, Secret: a.Secret, Report: a.Report,
+	}, l.set.limits, l.clock, &l.out)
 	l.index.put(a.App.Number, a.Ordinal, i)
 	l.set.metrics.connects.WithLabelValues("accepted").Inc()
 	l.set.metrics.addSession(1)
 	gen := c.gen
 	l.perform(i)
-	if c.gen != gen {
+	if c.gen != gen || c.state != stateLive {
 		return
 	}
 	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
 	l.perform(i)
-	if c.gen == gen && len(m.in) > 0 {
+	if c.gen == gen && c.state == stateLive && len(m.in) > 0 {
 		l.feed(i, m.in)
 	}
 }
@@ -400,8 +428,12 @@ func (l *Loop) settle(i int32, m *move) {
 // due looks after a connection whose timer is over.
 func (l *Loop) due(i int32) {
 	c := l.conns.at(i)
+	if c.state == stateClosing {
+		l.close(i, session.ByPeer)
+		return
+	}
 	if c.state != stateLive {
-		late, left := c.hello.Late(l.clock.Millis)
+		late, left := c.hello.Late(l.clock)
 		if late {
 			l.close(i, session.ConnectTimeout)
 		} else {

@@ -99,7 +99,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	}
 	audience := counter("audience_total", "Hand-overs of audience pushes to sessions, by what became of them.", "result")
 	for result, name := range map[session.Result]string{
-		session.Taken: "taken", session.TakenUnconfirmed: "taken_unconfirmed", session.Full: "full", session.Off: "permission_off",
+		session.Taken: "taken", session.TakenUnconfirmed: "taken_unconfirmed", session.Held: "held", session.Full: "full", session.Off: "permission_off",
 		session.NotReceiving: "not_receiving", session.Over: "expired",
 	} {
 		m.audience[result] = audience.WithLabelValues(name)

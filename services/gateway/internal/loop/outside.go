@@ -54,8 +54,8 @@ func (o *outside) read() {
 	}
 }
 
-// goOn lets the reader of a connection that is not native read the next piece.
-func (c *conn) goOn() {
+// letRead lets the reader of a connection that is not native read the next piece.
+func (c *conn) letRead() {
 	if c.rest != nil && c.rest.outside != nil {
 		select {
 		case c.rest.outside.next <- struct{}{}:
@@ -80,8 +80,8 @@ func (a *arrived) run(l *Loop) {
 	default:
 		l.feed(a.ref.index, a.data)
 		// One that is being admitted may have to move; its next piece must not be on its way here then.
-		if c.gen == a.ref.gen && c.state != stateAdmitting {
-			c.goOn()
+		if c.gen == a.ref.gen && c.state != stateAdmitting && !c.stalled {
+			c.letRead()
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package loop
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 
 	"github.com/halleypush/halley/pkg/ordinal"
@@ -17,8 +19,8 @@ func (l *Loop) perform(i int32) {
 		l.write(i, l.out.Bytes)
 	}
 	for k := range l.out.Actions {
-		if c.gen != gen {
-			break // closed
+		if c.gen != gen || c.state == stateClosing {
+			break
 		}
 		l.act(i, &l.out.Actions[k])
 	}
@@ -32,7 +34,7 @@ func (l *Loop) act(i int32, a *session.Action) {
 	c := l.conns.at(i)
 	switch a.Kind {
 	case session.DoClose:
-		l.close(i, a.Reason)
+		l.finish(i, a.Reason)
 	case session.DoReceipt:
 		l.receipt(c, a)
 	case session.DoOpen:
@@ -40,14 +42,14 @@ func (l *Loop) act(i int32, a *session.Action) {
 	case session.DoPull:
 		l.set.core.Pull(Pull{
 			Ref: l.ref(i), App: c.session.App.Number, Ordinal: c.session.Ordinal, Session: c.session.Number,
-			After: a.After, Limit: a.Limit,
+			Seq: a.Seq, After: a.After, Limit: a.Limit,
 		})
 	case session.DoCall:
 		l.set.core.Call(Call{
-			Ref: l.ref(i), App: c.session.App.Number, Ordinal: c.session.Ordinal, Seq: a.Call, Method: a.Method, JSON: a.JSON,
+			Ref: l.ref(i), App: c.session.App.Number, Ordinal: c.session.Ordinal, Seq: a.Seq, Method: a.Method, JSON: a.JSON,
 		})
 	case session.DoHanded:
-		l.memory.of(l.pushSlice(c, a.Message), l.clock.Millis).sent.Add(ordinal.Low(c.session.Ordinal))
+		l.memory.of(l.pushSlice(c, a.Message), l.clock.Since).sent.Add(ordinal.Low(c.session.Ordinal))
 	case session.DoProbe:
 		l.set.metrics.probes.Inc()
 		if c.fd != none {
@@ -56,11 +58,14 @@ func (l *Loop) act(i int32, a *session.Action) {
 	}
 }
 
+// lingerFor is how long a peer may take to read what was said last.
+const lingerFor = 2 * time.Second
+
 func (l *Loop) openRequest(i int32, receiving bool, limit int) Open {
 	s := &l.conns.at(i).session
 	return Open{
 		Ref: l.ref(i), App: s.App.Number, Ordinal: s.Ordinal, Session: s.Number, Generation: s.Generation,
-		Begun: l.clock.Now.Add(-s.Age(l.clock.Millis)), Receiving: receiving, Limit: limit,
+		Begun: l.clock.Now.Add(-s.Age(l.clock)), Receiving: receiving, Limit: limit,
 		Returned: !s.Registered(), Report: s.Report(),
 	}
 }
@@ -75,7 +80,7 @@ func (l *Loop) receipt(c *conn, a *session.Action) {
 		l.set.metrics.acks.Inc()
 	}
 	if a.Audience {
-		h := l.memory.of(l.pushSlice(c, a.Message), l.clock.Millis)
+		h := l.memory.of(l.pushSlice(c, a.Message), l.clock.Since)
 		switch low := ordinal.Low(c.session.Ordinal); a.Step {
 		case ledgerv1.Step_STEP_ARRIVED:
 			h.acked.Add(low)
@@ -122,13 +127,20 @@ func (l *Loop) write(i int32, data []byte) {
 
 // await has the poller say when the socket takes more.
 func (l *Loop) await(i int32) {
+	if c := l.conns.at(i); !c.rest.waiting {
+		c.rest.waiting = true
+		l.watch(i)
+	}
+}
+
+// watch tells the poller what a connection waits for now.
+func (l *Loop) watch(i int32) {
 	c := l.conns.at(i)
-	if c.rest.waiting {
+	if c.fd == none {
 		return
 	}
-	c.rest.waiting = true
-	if err := l.poll.watch(int(c.fd), token(i, c.gen), true); err != nil {
-		l.log.Error("cannot wait for a slow connection", "error", err)
+	if err := l.poll.watch(int(c.fd), token(i, c.gen), !c.stalled, c.rest != nil && c.rest.waiting); err != nil {
+		l.log.Error("cannot watch a connection", "error", err)
 		l.close(i, session.Overload)
 	}
 }
@@ -148,12 +160,34 @@ func (l *Loop) flush(i int32) {
 		return
 	}
 	c.rest.out, c.rest.waiting = nil, false
-	if err := l.poll.watch(int(c.fd), token(i, c.gen), false); err != nil {
-		l.log.Error("cannot go on with a connection", "error", err)
-		l.close(i, session.Overload)
+	gen := c.gen
+	l.watch(i)
+	if c.gen != gen {
 		return
 	}
+	if c.state == stateClosing {
+		shutdownNative(int(c.fd))
+	}
 	c.trim()
+}
+
+// finish ends a connection after the peer has had time to read what was said last. Closing a socket at once, with bytes
+// of the peer unread, would throw that away.
+func (l *Loop) finish(i int32, reason session.Reason) {
+	c := l.conns.at(i)
+	l.over(i, reason)
+	if c.fd == none {
+		l.free(i)
+		return
+	}
+	c.state, c.stalled = stateClosing, false
+	if c.rest == nil || !c.rest.waiting {
+		shutdownNative(int(c.fd))
+	}
+	l.watch(i)
+	if c.state == stateClosing {
+		l.wheel.set(l.conns.link, i, lingerFor)
+	}
 }
 
 // close ends a connection and everything that hangs on it.
@@ -162,11 +196,25 @@ func (l *Loop) close(i int32, reason session.Reason) {
 	if c.state == stateFree {
 		return
 	}
+	if c.state != stateClosing {
+		l.over(i, reason)
+	}
+	l.free(i)
+}
+
+// over ends what hangs on a connection.
+func (l *Loop) over(i int32, reason session.Reason) {
+	c := l.conns.at(i)
 	l.set.metrics.closes.WithLabelValues(reason.String()).Inc()
-	l.set.metrics.connections[c.transport].Dec()
 	if c.state == stateLive {
 		l.endSession(i, reason)
 	}
+}
+
+// free gives a connection and its socket back.
+func (l *Loop) free(i int32) {
+	c := l.conns.at(i)
+	l.set.metrics.connections[c.transport].Dec()
 	l.wheel.unset(l.conns.link, i)
 	if c.fd != none {
 		closeNative(int(c.fd))
@@ -185,9 +233,9 @@ func (l *Loop) endSession(i int32, reason session.Reason) {
 	}
 	if l.log.Enabled(l.set.background, logClosed) {
 		l.log.Log(l.set.background, logClosed, "session closed", "app", s.App.ID, "session", s.Number, "reason", reason.String(),
-			"age", s.Age(l.clock.Millis), "in_flight", s.InFlight())
+			"age", s.Age(l.clock), "in_flight", s.InFlight())
 	}
-	asked := s.Asked()
+	asked, opened := s.Asked(), s.Opened()
 	for _, push := range s.End(&l.ending) {
 		// Handed over to this session in vain: the next one gets it again.
 		if h := l.memory[l.pushSlice(c, push)]; h != nil {
@@ -200,6 +248,6 @@ func (l *Loop) endSession(i int32, reason session.Reason) {
 	l.ending.Reset()
 	l.set.traces.end(s.Number)
 	if asked {
-		l.set.core.Close(Close{App: s.App.Number, Ordinal: s.Ordinal, Session: s.Number})
+		l.set.core.Close(Close{App: s.App.Number, Ordinal: s.Ordinal, Session: s.Number, Opened: opened})
 	}
 }

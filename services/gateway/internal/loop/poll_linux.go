@@ -48,8 +48,11 @@ func newPoller() (*poller, error) {
 func (p *poller) close() error { return errors.Join(unix.Close(p.wakeup), unix.Close(p.epoll)) }
 
 // event returns the kernel's form of a token and what to wait for.
-func event(token uint64, writable bool) *unix.EpollEvent {
-	e := &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
+func event(token uint64, readable, writable bool) *unix.EpollEvent {
+	e := &unix.EpollEvent{Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
+	if readable {
+		e.Events |= unix.EPOLLIN | unix.EPOLLRDHUP
+	}
 	if writable {
 		e.Events |= unix.EPOLLOUT
 	}
@@ -57,15 +60,15 @@ func event(token uint64, writable bool) *unix.EpollEvent {
 }
 
 func (p *poller) add(fd int, token uint64) error {
-	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, event(token, false)); err != nil {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, event(token, true, false)); err != nil {
 		return fmt.Errorf("epoll add: %w", err)
 	}
 	return nil
 }
 
-// watch changes whether writability is waited for, too.
-func (p *poller) watch(fd int, token uint64, writable bool) error {
-	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, event(token, writable)); err != nil {
+// watch changes what is waited for.
+func (p *poller) watch(fd int, token uint64, readable, writable bool) error {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, event(token, readable, writable)); err != nil {
 		return fmt.Errorf("epoll change: %w", err)
 	}
 	return nil
@@ -232,6 +235,9 @@ func writeNative(fd int, data []byte) (n int, err error) {
 		return n, nil
 	}
 }
+
+// shutdownNative says that nothing more will be sent.
+func shutdownNative(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) } // fails only if the peer is gone
 
 func closeNative(fd int) { _ = unix.Close(fd) } // the descriptor is gone in any case
 

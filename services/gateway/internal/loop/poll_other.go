@@ -23,10 +23,10 @@ var errNative = errors.New("not on this system")
 
 func newPoller() (*poller, error) { return &poller{woken: make(chan struct{}, 1)}, nil }
 
-func (p *poller) close() error                  { return nil }
-func (p *poller) add(int, uint64) error         { return errNative }
-func (p *poller) watch(int, uint64, bool) error { return errNative }
-func (p *poller) remove(int) error              { return errNative }
+func (p *poller) close() error                        { return nil }
+func (p *poller) add(int, uint64) error               { return errNative }
+func (p *poller) watch(int, uint64, bool, bool) error { return errNative }
+func (p *poller) remove(int) error                    { return errNative }
 
 func (p *poller) wait(out []ready, timeout time.Duration) ([]ready, error) {
 	timer := time.NewTimer(timeout)
@@ -54,5 +54,6 @@ func acceptNative(int, time.Duration) (int, netip.Addr, bool, error) {
 }
 func readNative(int, []byte) (int, bool, error) { return 0, true, errNative }
 func writeNative(int, []byte) (int, error)      { return 0, errNative }
+func shutdownNative(int)                        {}
 func closeNative(int)                           {}
 func probeNative(int)                           {}

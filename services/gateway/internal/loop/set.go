@@ -70,6 +70,7 @@ type Pull struct {
 	App     uint32
 	Ordinal uint64
 	Session uint64
+	Seq     uint32
 	After   uuid.UUID
 	Limit   int
 }
@@ -79,6 +80,8 @@ type Close struct {
 	App     uint32
 	Ordinal uint64
 	Session uint64
+	// Opened is true if pushcore ever opened it.
+	Opened bool
 }
 
 // Call passes on what a device asks for.
@@ -181,9 +184,6 @@ func (s *Set) Stop() {
 	}
 	s.running.Wait()
 }
-
-// millis returns a time on the loops' clock.
-func (s *Set) millis(t time.Time) uint32 { return uint32(t.Sub(s.begun).Milliseconds()) }
 
 // ListenTCP accepts plain MQTT connections on an address and returns the address with the port that was chosen. Call it once.
 func (s *Set) ListenTCP(address string) (string, error) {

@@ -27,7 +27,7 @@ type sweep struct {
 	rate   float64 // sessions a second, of this loop
 	next   int32
 	end    int32
-	begun  uint32
+	begun  time.Duration
 	done   float64
 	finish func()
 }
@@ -55,7 +55,7 @@ func (s *Set) ReopenAll(rate int, done func()) { s.sweep(sweepReopen, rate, done
 func (s *Set) Drain(rate int, done func()) { s.sweep(sweepDrain, rate, done) }
 
 func (s *sweep) run(l *Loop) {
-	s.begun, s.end = l.clock.Millis, l.conns.len()
+	s.begun, s.end = l.clock.Since, l.conns.len()
 	l.sweeps = append(l.sweeps, s)
 }
 
@@ -63,7 +63,7 @@ func (s *sweep) run(l *Loop) {
 func (l *Loop) runSweeps() {
 	for n := 0; n < len(l.sweeps); {
 		s := l.sweeps[n]
-		due := s.rate * float64(l.clock.Millis-s.begun+uint32(wheelTick.Milliseconds())) / 1000
+		due := s.rate * (l.clock.Since - s.begun + wheelTick).Seconds()
 		for s.next < s.end && s.done < due {
 			if l.conns.at(s.next).state != stateFree {
 				l.sweepOne(s, s.next)
@@ -81,6 +81,9 @@ func (l *Loop) runSweeps() {
 
 func (l *Loop) sweepOne(s *sweep, i int32) {
 	c := l.conns.at(i)
+	if c.state == stateClosing {
+		return
+	}
 	if c.state != stateLive {
 		if s.kind == sweepDrain {
 			l.close(i, session.Shutdown)

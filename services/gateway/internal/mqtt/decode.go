@@ -20,7 +20,9 @@ type Connect struct {
 	MaximumPacketSize uint32
 	// AuthMethod is not empty if the client asks for enhanced authentication (4.12).
 	AuthMethod string
-	User       []UserProperty
+	// NoProblemInformation is true if the client wants no reason strings but in CONNACK and DISCONNECT.
+	NoProblemInformation bool
+	User                 []UserProperty
 }
 
 var protocolName = []byte{0, 4, 'M', 'Q', 'T', 'T'}
@@ -104,8 +106,10 @@ func (c *Connect) readProperties(r *reader) {
 			}
 		case propTopicAliasMaximum:
 			p.uint16()
-		case propRequestResponse, propRequestProblem:
+		case propRequestResponse:
 			p.flag()
+		case propRequestProblem:
+			c.NoProblemInformation = !p.flag()
 		case propAuthMethod:
 			c.AuthMethod = string(p.text())
 		case propAuthData:

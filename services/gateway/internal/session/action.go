@@ -33,13 +33,13 @@ type Action struct {
 	// DoClose
 	Reason Reason
 
-	// DoOpen: whether the device receives. DoPull: the push to begin after, and how many fit.
+	// DoOpen: whether the device receives. DoPull: the push to begin after. Both: how many messages fit.
 	Receiving bool
 	After     uuid.UUID
 	Limit     int
 
-	// DoCall: the answer is given back with the same Call. JSON is a copy.
-	Call   uint32
+	// DoPull, DoCall: the answer is given back with the same Seq. JSON is a copy.
+	Seq    uint32
 	Method string
 	JSON   []byte
 

@@ -19,7 +19,9 @@ const (
 	// Taken: handed over, now or before. TakenUnconfirmed: at QoS 0, no acknowledgement will come.
 	Taken Result = iota + 1
 	TakenUnconfirmed
-	// Full: no room, or the Open is not answered yet; the session Pulls it, or finds it in the answer.
+	// Held: handed over when the Open is answered, which is under way.
+	Held
+	// Full: no room; the session Pulls it later.
 	Full
 	// Off: the system does not show notifications on this device.
 	Off
@@ -44,11 +46,14 @@ type recent struct {
 	proof ledgerv1.Step
 }
 
-// Clock is the time: of the host's clock in milliseconds, which may wrap, and of day.
+// Clock is the time: on the host's own clock, which only goes forward, and of day.
 type Clock struct {
-	Millis uint32
-	Now    time.Time
+	Since time.Duration
+	Now   time.Time
 }
+
+// Millis returns the host's clock in milliseconds. It wraps after seven weeks: only differences count.
+func (c Clock) Millis() uint32 { return uint32(c.Since.Milliseconds()) }
 
 // Deliver hands a message over. user is the opaque id of the user it is for, or empty. slice is true for a hand-over of a
 // slice, whose requester hears what was sent; other hand-overs report it themselves when no acknowledgement comes soon.
@@ -64,7 +69,7 @@ func (s *Session) Deliver(out *Output, c Clock, m *Message, user string, slice b
 		return s.hold(m, user)
 	}
 	if !m.Audience {
-		if r := s.remembers(c.Millis, m.ID); r != nil {
+		if r := s.remembers(c.Millis(), m.ID); r != nil {
 			return s.again(out, r)
 		}
 	}
@@ -87,10 +92,10 @@ func (s *Session) hold(m *Message, user string) Result {
 	a := s.activate()
 	if len(a.held) >= int(s.window) {
 		s.miss(m.ID)
-	} else {
-		a.held = append(a.held, held{m, user})
+		return Full
 	}
-	return Full
+	a.held = append(a.held, held{m, user})
+	return Held
 }
 
 // hand writes a message, at the QoS that the push and the subscription agree on.
@@ -110,7 +115,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 		out.Bytes = out.Bytes[:begin]
 		qos = 0
 	}
-	f := flight{push: m.ID, at: c.Millis, id: id}
+	f := flight{push: m.ID, at: c.Millis(), id: id}
 	if m.Audience {
 		f.flags |= isAudience
 		if !slice {
@@ -121,7 +126,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 		if qos == 0 {
 			proof = ledgerv1.Step_STEP_SENT_UNCONFIRMED
 		}
-		s.remember(c.Millis, m.ID, proof)
+		s.remember(c.Millis(), m.ID, proof)
 	}
 	if qos == 0 {
 		if !slice {
@@ -168,7 +173,7 @@ func (s *Session) acked(out *Output, c Clock, id uint16) {
 	if f := a.flights[i]; f.flags&isReply == 0 {
 		out.receipt(ledgerv1.Step_STEP_ARRIVED, &f)
 		if f.flags&isAudience == 0 {
-			if r := s.remembers(c.Millis, f.push); r != nil {
+			if r := s.remembers(c.Millis(), f.push); r != nil {
 				r.proof = ledgerv1.Step_STEP_ARRIVED
 			}
 		}
@@ -253,7 +258,9 @@ func (s *Session) pullIfRoom(out *Output) {
 		return
 	}
 	s.flags |= pulling
-	out.Actions = append(out.Actions, Action{Kind: DoPull, After: s.activate().cursor, Limit: room})
+	a := s.activate()
+	a.pullSeq++
+	out.Actions = append(out.Actions, Action{Kind: DoPull, Seq: a.pullSeq, After: a.cursor, Limit: room})
 }
 
 // Kept is a message that pushcore kept for the device.
@@ -335,7 +342,7 @@ func (s *Session) takeKept(out *Output, c Clock, k Kept) {
 		if k.Handed || k.Proof != ledgerv1.Step_STEP_UNSPECIFIED {
 			return
 		}
-	} else if r := s.remembers(c.Millis, m.ID); r != nil {
+	} else if r := s.remembers(c.Millis(), m.ID); r != nil {
 		s.again(out, r)
 		return
 	}
@@ -348,8 +355,12 @@ func (s *Session) takeKept(out *Output, c Clock, k Kept) {
 	}
 }
 
-// OnPulled takes the answer to a Pull. open false means that the session is no route any more; it is opened again.
-func (s *Session) OnPulled(out *Output, c Clock, open bool, kept []Kept, more bool) {
+// OnPulled takes the answer to a Pull. open false means that the session is no route any more; it is opened again. An answer
+// that an Open has overtaken does not count.
+func (s *Session) OnPulled(out *Output, c Clock, seq uint32, open bool, kept []Kept, more bool) {
+	if !s.is(pulling) || s.active == nil || s.active.pullSeq != seq {
+		return
+	}
 	s.flags &^= pulling
 	switch {
 	case s.is(closed):
@@ -366,7 +377,11 @@ func (s *Session) OnPulled(out *Output, c Clock, open bool, kept []Kept, more bo
 }
 
 // PullFailed notes that a Pull could not be answered; Tick asks again.
-func (s *Session) PullFailed() { s.flags &^= pulling }
+func (s *Session) PullFailed(seq uint32) {
+	if s.active != nil && s.active.pullSeq == seq {
+		s.flags &^= pulling
+	}
+}
 
 // reportSent reports a message that has not been acknowledged, once.
 func (s *Session) reportSent(out *Output, f *flight) {

@@ -14,8 +14,8 @@ const connectWithin = 10 * time.Second
 
 // Unidentified is a connection before its CONNECT has been believed. It can do nothing but say who it is.
 type Unidentified struct {
-	// Begun is when the connection came, in milliseconds on the host's clock.
-	Begun uint32
+	// Begun is when the connection came, on the host's clock.
+	Begun time.Duration
 	// version is what CONNECT said, 0 before.
 	version byte
 }
@@ -83,8 +83,8 @@ func (u *Unidentified) Refuse(out *Output, code mqtt.Code, reason string, retryA
 }
 
 // Late reports whether the connection has taken too long to say who it is, and else how long it may take still.
-func (u *Unidentified) Late(now uint32) (bool, time.Duration) {
-	left := connectWithin - time.Duration(now-u.Begun)*time.Millisecond
+func (u *Unidentified) Late(now Clock) (bool, time.Duration) {
+	left := connectWithin - (now.Since - u.Begun)
 	return left <= 0, left
 }
 

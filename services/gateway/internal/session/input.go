@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 )
@@ -15,6 +17,7 @@ type call struct {
 	packetID uint16 // 0: QoS 0, nothing to acknowledge
 	sent     bool   // false: it waits for the Open
 	event    bool
+	at       uint32 // milliseconds on the host's clock
 	method   string
 	json     []byte // of a call that waits
 	// id is the raw JSON of the call's own id, echoed in the reply; topic and correlation say where an MQTT 5 client wants it.
@@ -23,25 +26,40 @@ type call struct {
 	correlation []byte
 }
 
-// maxID bounds a call's own id, in bytes.
-const maxID = 64
+const (
+	// maxID bounds a call's own id, in bytes.
+	maxID = 64
+	// callsWait and eventsWait are how long calls and events wait for the session to be opened.
+	callsWait  = 10 * time.Second
+	eventsWait = time.Minute
+)
+
+// Stalled reports whether the session takes no more calls and events for now: a 3.1.1 client has as many under way as there
+// may be, and the protocol has no way to tell it. Hosts stop reading until an answer makes room, and then go on with what was
+// left.
+func (s *Session) Stalled() bool {
+	return !s.is(v5) && s.active != nil && len(s.active.calls) >= MaxCalls
+}
 
 // Input takes bytes that came from the peer and returns how many were used; what is left is the beginning of a packet that
-// is not complete yet. A packet that breaks the protocol closes the session.
+// is not complete yet, or what a stalled session does not take. A packet that breaks the protocol closes the session.
 func (s *Session) Input(out *Output, c Clock, l Limits, input []byte) (used int) {
 	for !s.is(closed) {
 		p, n, err := mqtt.Next(input[used:], l.MaxPacket)
 		if err == nil && n == 0 {
 			return used
 		}
+		if err == nil && s.Stalled() && p.Type() == mqtt.PUBLISH {
+			return used
+		}
 		if err == nil {
 			used += n
-			s.lastIn = c.Millis
-			if !s.allow(c.Millis, l) {
+			s.lastIn = c.Millis()
+			if !s.expected(p) && !s.allow(c.Millis(), l) {
 				s.disconnect(out, mqtt.MessageRateTooHigh, TooFast)
 				return used
 			}
-			err = s.packet(out, c, l, p)
+			err = s.packet(out, c, p)
 		}
 		if err != nil {
 			s.refuse(out, err)
@@ -77,7 +95,16 @@ func (s *Session) allow(now uint32, l Limits) bool {
 	return true
 }
 
-func (s *Session) packet(out *Output, c Clock, l Limits, p mqtt.Packet) error {
+// expected reports whether a packet only acknowledges what was sent: a client may do that as fast as it is sent to.
+func (s *Session) expected(p mqtt.Packet) bool {
+	if p.Type() != mqtt.PUBACK {
+		return false
+	}
+	id, _, err := mqtt.DecodePuback(p, s.version())
+	return err == nil && s.flightOf(id) >= 0
+}
+
+func (s *Session) packet(out *Output, c Clock, p mqtt.Packet) error {
 	switch p.Type() {
 	case mqtt.PUBACK:
 		id, _, err := mqtt.DecodePuback(p, s.version())
@@ -94,7 +121,7 @@ func (s *Session) packet(out *Output, c Clock, l Limits, p mqtt.Packet) error {
 		out.Bytes = mqtt.AppendPingresp(out.Bytes)
 		return nil
 	case mqtt.PUBLISH:
-		return s.publish(out, p)
+		return s.publish(out, c, p)
 	case mqtt.SUBSCRIBE:
 		return s.subscribe(out, p)
 	case mqtt.UNSUBSCRIBE:
@@ -114,7 +141,7 @@ func (s *Session) packet(out *Output, c Clock, l Limits, p mqtt.Packet) error {
 }
 
 // publish takes an event or a call; the device can publish nothing else.
-func (s *Session) publish(out *Output, p mqtt.Packet) error {
+func (s *Session) publish(out *Output, c Clock, p mqtt.Packet) error {
 	var m mqtt.Publish
 	if err := mqtt.DecodePublish(p, s.version(), &m); err != nil {
 		return err
@@ -130,7 +157,8 @@ func (s *Session) publish(out *Output, p mqtt.Packet) error {
 	method, event, ok := s.target(m.Topic)
 	if !ok {
 		if m.QoS == 1 && s.is(v5) {
-			out.Bytes = mqtt.AppendPuback(out.Bytes, mqtt.V5, m.PacketID, mqtt.NotAuthorized, "publish to event/{app} or call/{app}/{method}")
+			out.Bytes = mqtt.AppendPuback(out.Bytes, mqtt.V5, m.PacketID, mqtt.NotAuthorized,
+				s.reason("publish to event/{app} or call/{app}/{method}"))
 			return nil
 		}
 		return &mqtt.Error{Code: mqtt.NotAuthorized, Reason: "publish to a topic that is not the device's"}
@@ -149,7 +177,7 @@ func (s *Session) publish(out *Output, p mqtt.Packet) error {
 	}
 	a.callSeq++
 	a.calls = append(a.calls, call{
-		seq: a.callSeq, packetID: m.PacketID, event: event, method: method, json: bytes.Clone(m.Payload),
+		seq: a.callSeq, packetID: m.PacketID, event: event, at: c.Millis(), method: method, json: bytes.Clone(m.Payload),
 		topic: string(m.ResponseTopic), correlation: bytes.Clone(m.CorrelationData),
 	})
 	if s.is(opened) {
@@ -180,23 +208,56 @@ func (s *Session) ownReply(topic string) bool {
 	return ok && rest != "" && !strings.ContainsAny(rest, "+#")
 }
 
-// forwardCalls passes on the calls and events that waited for the Open.
+// forwardCalls passes on what waits: events all at once, calls one after the other, so that they take effect in order.
 func (s *Session) forwardCalls(out *Output) {
 	if s.active == nil {
 		return
 	}
+	busy := false
 	for i := range s.active.calls {
 		k := &s.active.calls[i]
-		if k.sent {
+		if k.sent || !k.event && busy {
+			busy = busy || !k.event
 			continue
 		}
 		k.sent = true
+		busy = busy || !k.event
 		if !k.event {
 			k.id = callID(k.json)
 		}
-		out.Actions = append(out.Actions, Action{Kind: DoCall, Call: k.seq, Method: k.method, JSON: k.json})
+		out.Actions = append(out.Actions, Action{Kind: DoCall, Seq: k.seq, Method: k.method, JSON: k.json})
 		k.json = nil
 	}
+}
+
+// giveUpCalls answers the calls that have waited for the Open for too long, and forgets such events: their device repeats
+// them. It returns after how long the next one is due.
+func (s *Session) giveUpCalls(out *Output, c Clock) time.Duration {
+	next := time.Hour
+	for i := 0; i < len(s.active.calls); {
+		k := &s.active.calls[i]
+		patience := callsWait
+		if k.event {
+			patience = eventsWait
+		}
+		age := time.Duration(c.Millis()-k.at) * time.Millisecond
+		switch {
+		case k.sent:
+			i++
+		case age < patience:
+			next = min(next, patience-age)
+			i++
+		default:
+			if !k.event {
+				k.id = callID(k.json)
+			}
+			s.answer(out, c, i, Answer{
+				Lost: k.event,
+				JSON: []byte(`{"code":"UNAVAILABLE","message":"the service cannot be reached right now; try again"}`),
+			})
+		}
+	}
+	return next
 }
 
 // callID returns the raw value of a call's "id", or nil. What is wrong with the rest of the JSON the answer tells.
@@ -228,21 +289,26 @@ func (s *Session) OnAnswer(out *Output, c Clock, seq uint32, answer Answer) {
 		return
 	}
 	for i := range s.active.calls {
-		k := s.active.calls[i]
-		if k.seq != seq {
-			continue
-		}
-		s.active.calls = append(s.active.calls[:i], s.active.calls[i+1:]...)
-		if k.event {
-			s.answerEvent(out, k, answer)
+		if s.active.calls[i].seq == seq {
+			s.answer(out, c, i, answer)
+			s.forwardCalls(out)
 			return
 		}
-		if k.packetID != 0 {
-			out.Bytes = mqtt.AppendPuback(out.Bytes, s.version(), k.packetID, mqtt.Success, "")
-		}
-		s.reply(out, c, k, answer)
+	}
+}
+
+// answer ends a call.
+func (s *Session) answer(out *Output, c Clock, i int, answer Answer) {
+	k := s.active.calls[i]
+	s.active.calls = slices.Delete(s.active.calls, i, i+1)
+	if k.event {
+		s.answerEvent(out, k, answer)
 		return
 	}
+	if k.packetID != 0 {
+		out.Bytes = mqtt.AppendPuback(out.Bytes, s.version(), k.packetID, mqtt.Success, "")
+	}
+	s.reply(out, c, k, answer)
 }
 
 // answerEvent acknowledges events that are durable. Refused ones are acknowledged, too, so that the phone does not send them
@@ -262,7 +328,15 @@ func (s *Session) answerEvent(out *Output, k call, answer Answer) {
 			reason = strings.TrimPrefix(e.Field+": "+e.Message, ": ")
 		}
 	}
-	out.Bytes = mqtt.AppendPuback(out.Bytes, s.version(), k.packetID, code, reason)
+	out.Bytes = mqtt.AppendPuback(out.Bytes, s.version(), k.packetID, code, s.reason(reason))
+}
+
+// reason returns a reason string, or nothing for a client that wants none, or only small packets.
+func (s *Session) reason(text string) string {
+	if s.is(terse) || s.maxPacket > 0 && len(text)+16 > int(s.maxPacket) {
+		return ""
+	}
+	return text
 }
 
 // reply sends the answer to a call where the client wants it: on its Response Topic, or on reply/{app}/{method} if it has
@@ -300,7 +374,7 @@ func (s *Session) reply(out *Output, c Clock, k call, answer Answer) {
 	if o.QoS == 1 {
 		id := s.freeID()
 		mqtt.SetPacketID(out.Bytes[begin:], offset, id)
-		s.active.flights = append(s.active.flights, flight{id: id, at: c.Millis, flags: isReply})
+		s.active.flights = append(s.active.flights, flight{id: id, at: c.Millis(), flags: isReply})
 	}
 }
 

@@ -67,6 +67,8 @@ const (
 	pulling
 	// missedMeanwhile: a push could not be handed over while a Pull was under way; its answer may not have it.
 	missedMeanwhile
+	// terse: the client wants no reason strings but in CONNACK and DISCONNECT (3.1.2.11.7).
+	terse
 	// registered: the device registered with this connection, and has not shown its secret.
 	registered
 	closed
@@ -80,11 +82,11 @@ type Session struct {
 	Number     uint64
 	Generation uint32
 	flags      uint32
-	keepAlive  uint16 // seconds that the client promised to speak within
-	maxPacket  uint32 // of the client; 0: any
-	lastIn     uint32 // milliseconds on the host's clock
-	begun      uint32 // milliseconds on the host's clock: when CONNECT came
-	tokensAt   uint32 // milliseconds on the host's clock
+	keepAlive  uint16        // seconds that the client promised to speak within
+	maxPacket  uint32        // of the client; 0: any
+	begun      time.Duration // on the host's clock: when the connection came
+	lastIn     uint32        // milliseconds on the host's clock
+	tokensAt   uint32        // milliseconds on the host's clock
 	tokens     float32
 	nextID     uint16
 	window     byte // how many unacknowledged packets the client takes, up to MaxWindow
@@ -104,6 +106,7 @@ type active struct {
 	missed  uuid.UUID
 	recent  []recent
 	callSeq uint32
+	pullSeq uint32           // of the Pull whose answer counts
 	report  *devicev1.Report // until the session is open
 }
 
@@ -137,22 +140,25 @@ type Start struct {
 	Number     uint64
 	Generation uint32
 	Connect    *mqtt.Connect
+	// Begun is when the connection came, on the host's clock.
+	Begun time.Duration
 	// Token and Secret are told to a device that registered with this connection; empty otherwise.
 	Token, Secret string
 	// Report is what the device said of itself; nil if nothing.
 	Report *devicev1.Report
 }
 
-// New returns the session of an identified connection and appends its CONNACK. now is the host's clock in milliseconds.
-func New(s Start, l Limits, now uint32, out *Output) Session {
+// New returns the session of an identified connection and appends its CONNACK.
+func New(s Start, l Limits, now Clock, out *Output) Session {
 	c := s.Connect
 	session := Session{
-		App: s.App, Ordinal: s.Ordinal, Number: s.Number, Generation: s.Generation, lastIn: now, begun: now,
-		tokensAt: now, tokens: l.Burst, window: byte(min(c.ReceiveMaximum, MaxWindow)), maxPacket: c.MaximumPacketSize,
+		App: s.App, Ordinal: s.Ordinal, Number: s.Number, Generation: s.Generation, begun: s.Begun, lastIn: now.Millis(),
+		tokensAt: now.Millis(), tokens: l.Burst, window: byte(min(c.ReceiveMaximum, MaxWindow)), maxPacket: c.MaximumPacketSize,
 	}
 	if c.Version == mqtt.V5 {
 		session.flags |= v5
 	}
+	session.set(terse, c.NoProblemInformation)
 	session.keepAlive = s.App.keepAliveFor(c)
 	ack := mqtt.Connack{
 		KeepAlive: session.keepAlive, ReceiveMaximum: MaxCalls, MaximumPacketSize: uint32(l.MaxPacket),
@@ -230,7 +236,7 @@ func (s *Session) Report() *devicev1.Report {
 }
 
 // Age returns how long ago the connection came.
-func (s *Session) Age(now uint32) time.Duration { return time.Duration(now-s.begun) * time.Millisecond }
+func (s *Session) Age(now Clock) time.Duration { return now.Since - s.begun }
 
 // InFlight returns how many packets wait for their PUBACK.
 func (s *Session) InFlight() int {
@@ -264,6 +270,7 @@ func (s *Session) open(out *Output) {
 
 func (s *Session) ask(out *Output) {
 	s.flags |= asked
+	s.flags &^= pulling // what is kept comes with the answer
 	s.set(openAsReceiving, s.is(subscribed))
 	out.Actions = append(out.Actions, Action{Kind: DoOpen, Receiving: s.is(subscribed), Limit: s.room()})
 }
@@ -271,9 +278,10 @@ func (s *Session) ask(out *Output) {
 // OpenRequest returns what an Open of this session says now; hosts ask it again for retries and new incarnations.
 func (s *Session) OpenRequest() (receiving bool, limit int) { return s.is(openAsReceiving), s.room() }
 
-// Reopen has the session opened again: its route may be lost. It goes on as open meanwhile.
+// Reopen has the session opened again: its route may be lost. Nothing is handed over until that is answered.
 func (s *Session) Reopen(out *Output) {
 	if !s.is(closed) && s.Asked() {
+		s.flags &^= live
 		s.ask(out)
 	}
 }

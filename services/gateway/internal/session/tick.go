@@ -14,15 +14,18 @@ func (s *Session) Tick(out *Output, c Clock) time.Duration {
 		return time.Hour
 	}
 	// One and a half times the keep-alive (3.1.2.10).
-	silent := time.Duration(c.Millis-s.lastIn) * time.Millisecond
+	silent := time.Duration(c.Millis()-s.lastIn) * time.Millisecond
 	patience := time.Duration(s.keepAlive) * 1500 * time.Millisecond
+	if s.Stalled() {
+		silent = 0 // it may well have spoken; nobody listens until there is room
+	}
 	if silent >= patience {
 		s.disconnect(out, mqtt.KeepAliveTimeout, KeepAlive)
 		return time.Hour
 	}
 	next := patience - silent
 	if !s.is(asked) && !s.is(opened) {
-		if age := s.Age(c.Millis); age >= openAfter {
+		if age := s.Age(c); age >= openAfter {
 			s.open(out)
 		} else {
 			next = min(next, openAfter-age)
@@ -39,7 +42,7 @@ func (s *Session) tickActive(out *Output, c Clock) time.Duration {
 	next := time.Hour
 	for i := range s.active.flights {
 		f := &s.active.flights[i]
-		age := time.Duration(c.Millis-f.at) * time.Millisecond
+		age := time.Duration(c.Millis()-f.at) * time.Millisecond
 		switch {
 		case age >= probesPerClose*s.App.AckTimeout:
 			s.disconnect(out, mqtt.KeepAliveTimeout, NoAck)
@@ -53,13 +56,14 @@ func (s *Session) tickActive(out *Output, c Clock) time.Duration {
 		}
 		next = min(next, s.dueOf(f, age))
 	}
+	next = min(next, s.giveUpCalls(out, c))
 	if s.is(wantPull) && !s.is(pulling) && s.Receiving() {
 		s.pullIfRoom(out)
 		next = min(next, time.Second) // in case it fails again
 	}
 	a := s.active
 	if forget := uint32(rememberedFor.Milliseconds()); len(a.recent) > 0 {
-		a.recent = slices.DeleteFunc(a.recent, func(r recent) bool { return c.Millis-r.at >= forget })
+		a.recent = slices.DeleteFunc(a.recent, func(r recent) bool { return c.Millis()-r.at >= forget })
 		next = min(next, rememberedFor)
 	}
 	if s.Idle() {
@@ -90,6 +94,8 @@ func (s *Session) DueSooner() time.Duration {
 		return openAfter
 	case s.is(wantPull) && !s.is(pulling):
 		return time.Second
+	case s.active != nil && len(s.active.calls) > 0:
+		return callsWait
 	}
 	return time.Hour
 }
