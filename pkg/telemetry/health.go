@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,41 +25,45 @@ const (
 
 // Health says whether a service can take work.
 type Health struct {
-	mu       sync.Mutex
-	checks   map[string]func(context.Context) error // guarded by mu
-	draining bool                                   // guarded by mu
+	prefix string
+	*checks
 }
 
+// checks are shared by the services of a process.
+type checks struct {
+	mu  sync.Mutex
+	all map[string]func(context.Context) error // guarded by mu
+}
+
+var errDraining = errors.New("draining")
+
 // NewHealth returns a health without checks: it is ready.
-func NewHealth() *Health { return &Health{checks: map[string]func(context.Context) error{}} }
+func NewHealth() *Health { return &Health{checks: &checks{all: map[string]func(context.Context) error{}}} }
+
+// Part returns the health of one service of a process: its checks carry its name, and count for the process's health, too.
+func (h *Health) Part(service string) *Health { return &Health{prefix: service + ".", checks: h.checks} }
 
 // Register adds a check that must pass for the service to be ready, or replaces the one of that name. Its context ends
 // after 2 s; checks run beside each other.
 func (h *Health) Register(name string, check func(context.Context) error) {
 	h.mu.Lock()
-	h.checks[name] = check
+	h.all[h.prefix+name] = check
 	h.mu.Unlock()
 }
 
 // Drain makes the service not ready from now on.
-func (h *Health) Drain() {
-	h.mu.Lock()
-	h.draining = true
-	h.mu.Unlock()
-}
+func (h *Health) Drain() { h.Register("drain", func(context.Context) error { return errDraining }) }
 
 // Failing runs the checks, all at the same time, and returns the errors of those that fail, by name. One that has not ended
 // after 2 s fails.
 func (h *Health) Failing(ctx context.Context) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	h.mu.Lock()
-	checks := maps.Clone(h.checks)
 	failing := map[string]string{}
-	if h.draining {
-		failing["drain"] = "draining"
-	}
+	h.mu.Lock()
+	checks := maps.Clone(h.all)
 	h.mu.Unlock()
+	maps.DeleteFunc(checks, func(name string, _ func(context.Context) error) bool { return !strings.HasPrefix(name, h.prefix) })
 
 	type result struct {
 		name string
@@ -86,8 +91,13 @@ func (h *Health) Failing(ctx context.Context) map[string]string {
 }
 
 // Serve answers /healthz (the process lives), /readyz (200, or 503 with the failing checks), /metrics and, if configured,
-// /debug/pprof on a listener until ctx ends. It closes the listener.
+// /debug/pprof on a listener until ctx ends. It closes the listener. Without a listener it only waits: another service of the
+// process serves.
 func (t *Telemetry) Serve(ctx context.Context, listener net.Listener, h *Health) error {
+	if listener == nil {
+		<-ctx.Done()
+		return nil
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -98,7 +108,7 @@ func (t *Telemetry) Serve(ctx context.Context, listener net.Listener, h *Health)
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"ready": len(failing) == 0, "failing": failing})
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(t.Metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))
 	if t.config.Profiles {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

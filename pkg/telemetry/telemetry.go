@@ -46,11 +46,14 @@ func (c *Config) Validate() error {
 
 // Telemetry is what a service reports through.
 type Telemetry struct {
-	Log     *slog.Logger
-	Metrics *prometheus.Registry
+	Log *slog.Logger
+	// Metrics adds a label with the service's name to every metric.
+	Metrics prometheus.Registerer
 	Traces  trace.TracerProvider
 
 	config   Config
+	registry *prometheus.Registry
+	logs     *slog.Logger // without the service's name
 	shutdown func(context.Context) error
 }
 
@@ -78,25 +81,38 @@ func New(ctx context.Context, service string, c Config, opts ...Option) (*Teleme
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	t := &Telemetry{config: c, Metrics: prometheus.NewRegistry(), Log: newLogger(o.logs, service, c)}
-	t.Metrics.MustRegister(
+	registry := prometheus.NewRegistry()
+	t := (&Telemetry{config: c, registry: registry, logs: newLogger(o.logs, c)}).Share(service)
+	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(service))
 	var err error
 	t.Traces, t.shutdown, err = newTraces(ctx, service, c, o.exporter)
 	return t, err
 }
 
+// Share returns the telemetry of another service in the same process: its logs and metrics carry its own name and go where
+// the others' go. Serve and Shutdown are for the one that New made.
+func (t *Telemetry) Share(service string) *Telemetry {
+	return &Telemetry{
+		Log:     t.logs.With("service", service),
+		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"service": service}, t.registry),
+		Traces:  t.Traces,
+		config:  t.config, registry: t.registry, logs: t.logs,
+		shutdown: func(context.Context) error { return nil },
+	}
+}
+
 // Shutdown sends the spans that wait.
 func (t *Telemetry) Shutdown(ctx context.Context) error { return t.shutdown(ctx) }
 
-func newLogger(w io.Writer, service string, c Config) *slog.Logger {
+func newLogger(w io.Writer, c Config) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by Validate
 	handler := slog.Handler(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 	if c.LogFormat == "json" {
 		handler = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
 	}
-	return slog.New(handler).With("service", service)
+	return slog.New(handler)
 }
 
 // Version returns the version of this binary: its module's, or its commit.

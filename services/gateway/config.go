@@ -45,6 +45,10 @@ type Config struct {
 
 	// NATSOptions are further options of the NATS connections, such as one to a server in the same process.
 	NATSOptions []nats.Option `yaml:"-"`
+	// Shared and Health are those of the process, where several services share one; the process serves them then. Nil: the
+	// service has its own, and serves them.
+	Shared *telemetry.Telemetry `yaml:"-"`
+	Health *telemetry.Health    `yaml:"-"`
 	// TelemetryOptions change where logs and spans go.
 	TelemetryOptions []telemetry.Option `yaml:"-"`
 }

@@ -85,14 +85,19 @@ func New(ctx context.Context, c Config) (_ *Gateway, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	g := &Gateway{config: c, health: telemetry.NewHealth(), gap: make(chan string, 1)}
+	g := &Gateway{config: c, health: c.Health, gap: make(chan string, 1)}
 	defer func() {
 		if err != nil {
 			g.close()
 		}
 	}()
-	if g.telemetry, err = telemetry.New(ctx, "gateway", c.Telemetry, c.TelemetryOptions...); err != nil {
+	if c.Shared != nil {
+		g.telemetry = c.Shared.Share("gateway")
+	} else if g.telemetry, err = telemetry.New(ctx, "gateway", c.Telemetry, c.TelemetryOptions...); err != nil {
 		return nil, err
+	}
+	if g.health == nil {
+		g.health = telemetry.NewHealth()
 	}
 	g.log = g.telemetry.Log
 	if err := g.connect(); err != nil {
@@ -209,7 +214,7 @@ func (g *Gateway) listen() error {
 		{&g.mqtts, c.MQTTS},
 		{&g.websocket, c.WebSocket},
 	} {
-		if l.address == "" {
+		if l.address == "" || l.listener == &g.admin && c.Shared != nil {
 			continue
 		}
 		if *l.listener, err = net.Listen("tcp", l.address); err != nil {

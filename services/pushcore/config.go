@@ -44,6 +44,10 @@ type Config struct {
 	NATSOptions []nats.Option `yaml:"-"`
 	// Mounts are further handlers on the HTTP port, by pattern.
 	Mounts map[string]http.Handler `yaml:"-"`
+	// Shared and Health are those of the process, where several services share one; the process serves them then. Nil: the
+	// service has its own, and serves them.
+	Shared *telemetry.Telemetry `yaml:"-"`
+	Health *telemetry.Health    `yaml:"-"`
 	// TelemetryOptions change where logs and spans go.
 	TelemetryOptions []telemetry.Option `yaml:"-"`
 }

@@ -79,7 +79,7 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	p := &Pushcore{config: c, health: telemetry.NewHealth()}
+	p := &Pushcore{config: c, health: c.Health}
 	p.health.Register("start", func(context.Context) error {
 		if !p.started.Load() {
 			return errors.New("waiting for PostgreSQL")
@@ -91,8 +91,13 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 			p.close()
 		}
 	}()
-	if p.telemetry, err = telemetry.New(ctx, "pushcore", c.Telemetry, c.TelemetryOptions...); err != nil {
+	if c.Shared != nil {
+		p.telemetry = c.Shared.Share("pushcore")
+	} else if p.telemetry, err = telemetry.New(ctx, "pushcore", c.Telemetry, c.TelemetryOptions...); err != nil {
 		return nil, err
+	}
+	if p.health == nil {
+		p.health = telemetry.NewHealth()
 	}
 	p.log = p.telemetry.Log
 	if p.ring, err = keyring.Load(c.KeyFile); err != nil {
@@ -107,6 +112,9 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 		{&p.listeners.internal, c.Internal},
 		{&p.listeners.admin, c.Telemetry.Listen},
 	} {
+		if l.listener == &p.listeners.admin && c.Shared != nil {
+			continue
+		}
 		if *l.listener, err = net.Listen("tcp", l.address); err != nil {
 			return nil, fmt.Errorf("listen: %w", err)
 		}
@@ -131,7 +139,12 @@ func (p *Pushcore) GRPCAddr() string { return p.listeners.grpc.Addr().String() }
 func (p *Pushcore) InternalAddr() string { return p.listeners.internal.Addr().String() }
 
 // AdminAddr returns the address of health and metrics.
-func (p *Pushcore) AdminAddr() string { return p.listeners.admin.Addr().String() }
+func (p *Pushcore) AdminAddr() string {
+	if p.listeners.admin == nil {
+		return ""
+	}
+	return p.listeners.admin.Addr().String()
+}
 
 // Ready returns nil once the pushcore takes work, or what keeps it from it.
 func (p *Pushcore) Ready(ctx context.Context) error {
