@@ -80,12 +80,6 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	p := &Pushcore{config: c, health: c.Health}
-	p.health.Register("start", func(context.Context) error {
-		if !p.started.Load() {
-			return errors.New("waiting for PostgreSQL")
-		}
-		return nil
-	})
 	defer func() {
 		if err != nil {
 			p.close()
@@ -99,6 +93,12 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 	if p.health == nil {
 		p.health = telemetry.NewHealth()
 	}
+	p.health.Register("start", func(context.Context) error {
+		if !p.started.Load() {
+			return errors.New("waiting for PostgreSQL")
+		}
+		return nil
+	})
 	p.log = p.telemetry.Log
 	if p.ring, err = keyring.Load(c.KeyFile); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package pushcoretest
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,6 +34,11 @@ func Main(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	// Tests wait far more than they compute, so more of them run side by side than there are cores.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err) // only for a flag that is not there
 	}
 	code := postgrestest.Main(m)
 	if code == 0 {

@@ -101,6 +101,7 @@ func newConfig(dsn, keyFile, natsURL string) (pushcore.Config, error) {
 		AdminToken: AdminToken, ServiceToken: ServiceToken, KeyFile: keyFile, DatabaseURL: config.Secret(dsn),
 		NATS:      natsbus.Config{URL: natsURL, User: "pushcore", Password: passwords["pushcore"]},
 		Telemetry: telemetry.Config{Listen: "127.0.0.1:0", LogLevel: "debug"},
+		Pools:     storage.Sizes{Direct: 4, Open: 4, Ledger: 4, Bulk: 4}, // tests run side by side
 	}
 	return c, config.Defaults(&c)
 }

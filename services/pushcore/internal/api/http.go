@@ -29,14 +29,8 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
 		}),
 		runtime.WithErrorHandler(restError),
-		// Only what authenticates and traces a call goes through.
-		runtime.WithIncomingHeaderMatcher(func(name string) (string, bool) {
-			switch name {
-			case "Authorization", "Traceparent", "Tracestate":
-				return name, true
-			}
-			return "", false
-		}),
+		// No header goes through but Authorization, which the mux passes on by itself: the trace is in the context.
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		pushv1.RegisterPushServiceHandler, pushv1.RegisterDeviceServiceHandler, pushv1.RegisterUserServiceHandler,
