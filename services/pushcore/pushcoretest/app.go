@@ -114,6 +114,20 @@ func (d *Device) Event(t testing.TB, push, event string) {
 	d.Call(t, "events", fmt.Sprintf(`{"events":[{"push_id":%q,"type":%q}]}`, push, event))
 }
 
+// Pending returns what is kept for the device, as it reads over HTTPS.
+func (d *Device) Pending(t testing.TB, limit int) []map[string]any {
+	t.Helper()
+	answer := d.App.core.REST(t, "GET", fmt.Sprintf("/device/v1/pending?limit=%d", limit), "", d.Basic)
+	if answer.Code != http.StatusOK {
+		t.Fatalf("pending: %d %s", answer.Code, answer.Body)
+	}
+	var messages []map[string]any
+	for _, m := range answer.Decode(t)["messages"].([]any) {
+		messages = append(messages, m.(map[string]any))
+	}
+	return messages
+}
+
 // PushOption changes a push that Push sends.
 type PushOption func(*pushv1.PushRequest)
 

@@ -59,6 +59,9 @@ type Site struct {
 	NATS *NATS
 	// Logs is what the site's pushcores logged, at level debug. It is shown when the test fails.
 	Logs *Logs
+	// ExpectErrors is set by a test that breaks something: without it a logged error, or a statement that PostgreSQL does
+	// not understand, fails the test.
+	ExpectErrors bool
 }
 
 // NewSite makes a site that goes when the test ends.
@@ -76,6 +79,9 @@ func NewSiteOn(t testing.TB, dsn string) *Site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if bad := s.Logs.wrong(); len(bad) > 0 && !s.ExpectErrors {
+			t.Errorf("the pushcores logged errors:\n%s", strings.Join(bad, "\n"))
+		}
 		if t.Failed() {
 			t.Log("what the pushcores logged:\n" + s.Logs.String())
 		}
@@ -136,6 +142,17 @@ func (l *Logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
+}
+
+// wrong returns the lines that no healthy site logs: errors, and statements with a mistake (class 42 of SQLSTATE).
+func (l *Logs) wrong() []string {
+	var bad []string
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "SQLSTATE 42") {
+			bad = append(bad, strings.TrimSpace(line))
+		}
+	}
+	return bad
 }
 
 // NATS is a NATS server that can be stopped, robbed of its data and started again on the same port.

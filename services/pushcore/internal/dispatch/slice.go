@@ -357,8 +357,8 @@ func Finish(ctx context.Context, pool *pgxpool.Pool, ended []ledger.SliceKey) er
 		b := &pgx.Batch{}
 		for i := range ended {
 			b.Queue(`
-				UPDATE live SET version = version + 1, pushes = array_remove(pushes, $4)
-				WHERE bucket = $1 AND app_no = $2 AND slice = $3 AND pushes @> ARRAY[$4]`,
+				UPDATE live SET version = version + 1, pushes = array_remove(pushes, $4::uuid)
+				WHERE bucket = $1 AND app_no = $2 AND slice = $3 AND pushes @> ARRAY[$4::uuid]`,
 				buckets[i], apps[i], numbers[i], pushes[i])
 		}
 		return tx.SendBatch(ctx, b).Close()
