@@ -135,7 +135,8 @@ func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err e
 		fds = append(fds, fd)
 		tcp.Port = port // the first socket chooses, if the port was 0
 	}
-	return fds, tcp.AddrPort(), nil
+	addr := tcp.AddrPort()
+	return fds, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
 }
 
 func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
