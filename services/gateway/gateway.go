@@ -106,6 +106,7 @@ func New(ctx context.Context, c Config) (_ *Gateway, err error) {
 	if err := g.build(); err != nil {
 		return nil, err
 	}
+	g.ready()
 	return g, g.listen()
 }
 
@@ -326,7 +327,6 @@ func (g *Gateway) ready() {
 // closes sent, the lease ended.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.close()
-	g.ready()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	failed := make(chan error, 2)
