@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -51,7 +52,7 @@ func (l *Ledger) Counts(ctx context.Context, p *message.Push) (counts Counts, pr
 		if counts, open, err = countDirect(ctx, tx, p); err != nil {
 			return err
 		}
-		waiting, err := usersWithoutDevice(ctx, tx, p)
+		waiting, _, err := usersWithoutDevice(ctx, tx, p, 0, math.MaxInt32)
 		for _, d := range waiting {
 			counts[d.State]++
 			if d.State == pushv1.Delivery_PENDING {
@@ -137,43 +138,56 @@ func sliceKeys(p *message.Push) []SliceKey {
 	return keys
 }
 
-// usersWithoutDevice returns the deliveries of a push to users that had no device, in the order of the request.
-func usersWithoutDevice(ctx context.Context, q querier, p *message.Push) ([]Delivery, error) {
+// usersWithoutDevice returns up to limit deliveries of a push to users that had no device, in the order of the request from
+// its index from on, and the index where the next page begins: behind the last user after the last page.
+func usersWithoutDevice(
+	ctx context.Context, q querier, p *message.Push, from, limit int,
+) (deliveries []Delivery, next int, err error) {
 	users := p.Request.GetAudience().GetUsers().GetIds()
-	if len(users) == 0 {
-		return nil, nil
+	if from >= len(users) {
+		return nil, from, nil
 	}
 	buckets := make([]int16, len(users))
 	for i, user := range users {
 		buckets[i] = ordinal.UserBucket(p.App, user)
 	}
 	rows, err := q.Query(ctx, `
-		SELECT u.user_id, u.expired_at FROM unnest($1::smallint[], $2::text[]) WITH ORDINALITY AS i (bucket, user_id, n)
+		SELECT i.n, u.user_id, u.expired_at
+		FROM (SELECT min(n) AS n, bucket, user_id FROM unnest($1::smallint[], $2::text[]) WITH ORDINALITY AS i (bucket, user_id, n)
+			GROUP BY bucket, user_id) i -- a user may be named twice
 		JOIN user_inbox u USING (bucket, user_id)
-		WHERE u.app_no = $3 AND u.push_id = $4 AND u.devices = 0 ORDER BY i.n`, buckets, users, int32(p.App), p.ID)
+		WHERE u.app_no = $3 AND u.push_id = $4 AND u.devices = 0 AND i.n > $5 ORDER BY i.n LIMIT $6`,
+		buckets, users, int32(p.App), p.ID, from, limit)
 	if err != nil {
-		return nil, fmt.Errorf("read users without a device: %w", err)
+		return nil, 0, fmt.Errorf("read users without a device: %w", err)
 	}
-	deliveries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Delivery, error) {
+	next = len(users)
+	last := 0
+	deliveries, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Delivery, error) {
 		d := Delivery{State: pushv1.Delivery_PENDING, Reason: ledgerv1.Reason_REASON_NO_DEVICE}
+		var n int
 		var expired *time.Time
-		err := row.Scan(&d.User, &expired)
+		err := row.Scan(&n, &d.User, &expired)
 		if expired != nil {
 			d.State = pushv1.Delivery_EXPIRED
 			d.Times = map[ledgerv1.Step]time.Time{ledgerv1.Step_STEP_EXPIRED: *expired}
 		}
+		last = n
 		return d, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read users without a device: %w", err)
+		return nil, 0, fmt.Errorf("read users without a device: %w", err)
 	}
-	return deliveries, nil
+	if len(deliveries) == limit {
+		next = last
+	}
+	return deliveries, next, nil
 }
 
 // Position is where a page of deliveries begins. A direct push lists its users without a device first, then its buckets.
 type Position struct {
-	// Users is true once the users without a device have been listed.
-	Users bool
+	// User is the index of the first user of the request that is not listed yet.
+	User int
 	// Bucket is the index into the push's buckets, or the slice.
 	Bucket int
 	// Ordinal is the first one that is not listed yet, in that bucket or of the whole app.
@@ -188,9 +202,9 @@ func (l *Ledger) Deliveries(
 	if p.Slices > 0 {
 		return l.sliceDeliveries(ctx, p, from, limit)
 	}
-	if !from.Users {
-		waiting, err := usersWithoutDevice(ctx, l.pool, p)
-		return waiting, &Position{Users: true}, err
+	if from.User < len(p.Request.GetAudience().GetUsers().GetIds()) {
+		waiting, next, err := usersWithoutDevice(ctx, l.pool, p, from.User, limit)
+		return waiting, &Position{User: next}, err
 	}
 	if from.Bucket >= len(p.Buckets) {
 		return nil, nil, nil
@@ -199,9 +213,9 @@ func (l *Ledger) Deliveries(
 	if err != nil {
 		return nil, nil, err
 	}
-	next := &Position{Users: true, Bucket: from.Bucket + 1}
+	next := &Position{User: from.User, Bucket: from.Bucket + 1}
 	if len(page) == limit {
-		next = &Position{Users: true, Bucket: from.Bucket, Ordinal: page[limit-1].Ordinal + 1}
+		next = &Position{User: from.User, Bucket: from.Bucket, Ordinal: page[limit-1].Ordinal + 1}
 	}
 	return page, next, nil
 }

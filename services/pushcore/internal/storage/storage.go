@@ -6,14 +6,17 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/puddle/v2"
 	"github.com/pressly/goose/v3"
 )
 
@@ -138,13 +141,6 @@ func Migrate(ctx context.Context, url string, log *slog.Logger) error {
 // Unavailable reports whether an error means that PostgreSQL cannot be reached or is not ready, so that the same call may
 // succeed later.
 func Unavailable(err error) bool {
-	if err == nil {
-		return false
-	}
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) || pgconn.SafeToRetry(err) {
-		return true
-	}
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		switch server.Code[:2] {
@@ -153,8 +149,11 @@ func Unavailable(err error) bool {
 		}
 		return false
 	}
-	// What is left is not PostgreSQL's word: a broken socket, or a deadline while waiting for a connection.
-	return !errors.Is(err, pgx.ErrNoRows) && !errors.Is(err, context.Canceled)
+	var connect *pgconn.ConnectError
+	var socket net.Error // also a deadline while waiting for a connection
+	return errors.As(err, &connect) || errors.As(err, &socket) || pgconn.SafeToRetry(err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, puddle.ErrClosedPool)
 }
 
 // Deadlock reports whether PostgreSQL ended a transaction to break a deadlock: it did nothing and may be run again.
