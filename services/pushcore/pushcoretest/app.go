@@ -67,6 +67,13 @@ type Device struct {
 	Secret  string
 }
 
+// On returns the same device as it talks to another pushcore of the site.
+func (d *Device) On(c *Core) *Device {
+	other := *d
+	other.App = d.App.On(c)
+	return &other
+}
+
 // Basic sets the device's credential.
 func (d *Device) Basic(r *http.Request) { r.SetBasicAuth(d.Token, d.Secret) }
 

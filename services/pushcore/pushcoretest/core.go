@@ -51,8 +51,25 @@ func (s *Site) Start(t testing.TB) *Core {
 	return s.StartWith(t, c)
 }
 
-// StartWith runs a pushcore with a changed Config.
+// StartNotReady runs a pushcore whose NATS or PostgreSQL is away, and returns when it serves.
+func (s *Site) StartNotReady(t testing.TB) *Core {
+	t.Helper()
+	c, err := s.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.run(t, c)
+}
+
+// StartWith runs a pushcore with a changed Config, and returns when it is ready.
 func (s *Site) StartWith(t testing.TB, config pushcore.Config) *Core {
+	t.Helper()
+	core := s.run(t, config)
+	Eventually(t, "pushcore is ready", core.Ready)
+	return core
+}
+
+func (s *Site) run(t testing.TB, config pushcore.Config) *Core {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	p, err := pushcore.New(ctx, config)
@@ -73,8 +90,17 @@ func (s *Site) StartWith(t testing.TB, config pushcore.Config) *Core {
 	}
 	t.Cleanup(core.stop)
 	core.connect(t)
-	Eventually(t, "pushcore is ready", func() bool { return p.Ready(ctx) == nil })
 	return core
+}
+
+// Ready reports whether the pushcore says that it is ready.
+func (c *Core) Ready() bool {
+	response, err := http.Get("http://" + c.Admin + "/readyz") //nolint:noctx // a test's
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close() // only its code counts
+	return response.StatusCode == http.StatusOK
 }
 
 // connect makes the clients.

@@ -75,6 +75,21 @@ func (c *Core) Gateway(t testing.TB) *Gateway {
 	return g
 }
 
+// Move makes the gateway talk to another pushcore of the site, as it does when its own is gone. Its sessions stay.
+func (g *Gateway) Move(c *Core) {
+	g.Disconnect()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.core, g.Client = c, gatewayv1.NewGatewayServiceClient(c.InternalConn)
+}
+
+// client returns the internal contract of the pushcore that the gateway talks to.
+func (g *Gateway) client() gatewayv1.GatewayServiceClient {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.Client
+}
+
 // Incarnation returns who the gateway is now.
 func (g *Gateway) Incarnation() *gatewayv1.Incarnation {
 	g.mu.Lock()
@@ -170,7 +185,7 @@ func (g *Gateway) renewInBackground() {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				_, _ = g.Client.RenewLease(g.auth(ctx), g.renewal()) // an outage is the test's
+				_, _ = g.client().RenewLease(g.auth(ctx), g.renewal()) // an outage is the test's
 			}
 		}
 	}()

@@ -99,9 +99,6 @@ func (s *Site) StartProcess(t testing.TB) *Core {
 	}
 	core.HTTP, core.GRPC, core.Internal, core.Admin = a.HTTP, a.GRPC, a.Internal, a.Admin
 	core.connect(t)
-	admin := Core{HTTP: core.Admin}
-	Eventually(t, "the pushcore process is ready", func() bool {
-		return admin.REST(t, "GET", "/readyz", "", nil).Code == 200
-	})
+	Eventually(t, "the pushcore process is ready", core.Ready)
 	return core
 }

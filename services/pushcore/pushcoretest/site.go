@@ -19,6 +19,7 @@ package pushcoretest
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -122,6 +123,58 @@ func (s *Site) SQL(t testing.TB) *pgx.Conn {
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
+}
+
+// Hold runs statements in a transaction of the test's own, so that their locks stop whoever needs them, and returns the
+// function that lets go.
+func (s *Site) Hold(t testing.TB, statements ...string) (release func()) {
+	t.Helper()
+	conn := s.SQL(t)
+	for _, statement := range append([]string{"BEGIN"}, statements...) {
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	return sync.OnceFunc(func() {
+		if _, err := conn.Exec(context.Background(), "ROLLBACK"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// stopLock is the advisory lock on which StopAtCommit stops transactions.
+const stopLock = -4711
+
+// StopAtCommit stops every transaction that writes a table at its COMMIT, with all done and nothing visible, until the
+// returned function is called.
+func (s *Site) StopAtCommit(t testing.TB, table string) (release func()) {
+	t.Helper()
+	_, err := s.SQL(t).Exec(t.Context(), fmt.Sprintf(`
+		CREATE FUNCTION stop_at_commit() RETURNS trigger LANGUAGE plpgsql AS
+			'BEGIN PERFORM pg_advisory_xact_lock_shared(%d); RETURN NULL; END';
+		CREATE CONSTRAINT TRIGGER stop_at_commit AFTER INSERT OR UPDATE ON %s DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW EXECUTE FUNCTION stop_at_commit()`, stopLock, table))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Hold(t, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", stopLock))
+}
+
+// WaitBlocked waits until so many of a pool's connections wait for a lock. Pools are direct, open, ledger and bulk.
+func (s *Site) WaitBlocked(t testing.TB, pool string, n int) {
+	t.Helper()
+	conn := s.SQL(t)
+	Eventually(t, fmt.Sprintf("%d connections of the pool %s wait for a lock", n, pool), func() bool {
+		var blocked int
+		err := conn.QueryRow(t.Context(), `
+			SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name = 'halley-pushcore-' || $1`,
+			pool).Scan(&blocked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return blocked >= n
+	})
 }
 
 // Logs collects log lines.
