@@ -105,9 +105,10 @@ func (d *Device) dialTLS(ctx context.Context, t target) (net.Conn, error) {
 
 func (d *Device) dialWebSocket(ctx context.Context, t target) (net.Conn, error) {
 	transport := &http.Transport{DialContext: d.options.Dial, TLSClientConfig: d.tlsConfig(t.host())}
-	ws, _, err := websocket.Dial(ctx, t.scheme+"://"+t.address+t.path, &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: transport}, Subprotocols: []string{"mqtt"},
-	})
+	ws, _, err := websocket.Dial( //nolint:bodyclose // the package closes it, or hands it over with the connection
+		ctx, t.scheme+"://"+t.address+t.path,
+		&websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}, Subprotocols: []string{"mqtt"}},
+	)
 	if err != nil {
 		transport.CloseIdleConnections()
 		return nil, err

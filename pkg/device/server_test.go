@@ -35,6 +35,7 @@ type dial struct {
 }
 
 func newServer(t *testing.T) *server {
+	t.Helper()
 	return &server{t: t, dials: make(chan dial, 1000)}
 }
 
@@ -67,6 +68,8 @@ type peer struct {
 }
 
 func newPeer(t *testing.T, conn net.Conn) *peer {
+	t.Helper()
+	conn = packets.NewThreadSafeConn(conn)
 	p := &peer{t: t, conn: conn, in: make(chan packets.Packet, 100)}
 	go func() {
 		defer close(p.in)
@@ -272,14 +275,18 @@ type run struct {
 func start(t *testing.T, change func(*device.Options)) *run {
 	t.Helper()
 	r := &run{
-		server: newServer(t), messages: make(chan device.Message, 1000), states: make(chan device.State, 1000),
+		server: newServer(t), messages: make(chan device.Message, 2000), states: make(chan device.State, 1000),
 		ended: make(chan error, 1),
 	}
 	o := device.Options{
 		App: "demo", ClientKey: "ck_test", Server: "mqtt://push.test", Store: device.MemoryStore(), Dial: r.server.dial,
-		OnMessage: func(_ context.Context, m device.Message) error {
-			r.messages <- m
-			return nil
+		OnMessage: func(ctx context.Context, m device.Message) error {
+			select {
+			case r.messages <- m:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		},
 		OnState: func(s device.State) { r.states <- s },
 	}
@@ -344,5 +351,3 @@ func messageFor(id, user string) map[string]any {
 
 // pushID returns the n-th push id of a test.
 func pushID(n int) string { return fmt.Sprintf("01935f3e-0000-7000-8000-%012d", n) }
-
-

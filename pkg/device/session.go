@@ -97,6 +97,10 @@ func (a lateAcks) ConnectionLost(p *packets.Disconnect) error {
 
 // connect opens a connection, registers if register is true, and subscribes.
 func (d *Device) connect(ctx context.Context, t target, register bool) (*session, error) {
+	packet, err := d.connectPacket(register)
+	if err != nil {
+		return nil, err
+	}
 	within, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
 	conn, err := d.dial(within, t)
@@ -108,14 +112,10 @@ func (d *Device) connect(ctx context.Context, t target, register bool) (*session
 	s := &session{conn: conn, state: state.NewInMemory(), inbox: make(chan *paho.Publish, inboxSize), calls: map[string]chan<- reply{}}
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	s.client = paho.NewClient(paho.ClientConfig{
-		Conn: conn, Session: lateAcks{s.state, s.end}, PingHandler: heartbeat(), PacketTimeout: pubackWithin,
+		Conn: conn, Session: lateAcks{s.state, s.end}, PingHandler: heartbeat(),
+		PacketTimeout:     2 * pubackWithin, // our own time-outs come first
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){d.receive(s)}, OnClientError: s.end,
 	})
-	packet, err := d.connectPacket(register)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
 	connack, err := s.client.Connect(within, packet)
 	if err != nil {
 		s.end(err)
