@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -74,9 +75,8 @@ type Gateway struct {
 	websocket net.Listener
 	tls       *tls.Config
 
-	mu      sync.Mutex
-	repairs int // guarded by mu: gaps on NATS that are being repaired
-	gap     chan string
+	gap    chan string // has room for one: why messages may have been missed
+	missed atomic.Bool // and no repair has begun yet
 }
 
 // New checks the configuration, opens the listeners and prepares the connections. It does not wait for pushcore or NATS;
@@ -125,7 +125,9 @@ func (g *Gateway) connect() error {
 	if err != nil {
 		return fmt.Errorf("pushcore: %w", err)
 	}
-	events := natsbus.Events{Gap: g.missed, Metrics: natsbus.NewMetrics(g.telemetry.Metrics)}
+	events := natsbus.Events{
+		Down: func() { g.missed.Store(true) }, Gap: g.repairGap, Metrics: natsbus.NewMetrics(g.telemetry.Metrics),
+	}
 	if g.direct, err = natsbus.Connect("gateway-direct", g.config.NATS, g.log, events, g.config.NATSOptions...); err != nil {
 		return err
 	}
@@ -274,8 +276,9 @@ func (g *Gateway) close() {
 	}
 }
 
-// missed notes that messages may have been missed on NATS. It is called by the client and must not block.
-func (g *Gateway) missed(reason string) {
+// repairGap has messages repaired that may have been missed on NATS. It is called by the client and must not block.
+func (g *Gateway) repairGap(reason string) {
+	g.missed.Store(true)
 	select {
 	case g.gap <- reason:
 	default: // a repair is about to begin
@@ -290,21 +293,16 @@ func (g *Gateway) repair(ctx context.Context) {
 			return
 		case reason := <-g.gap:
 			g.log.WarnContext(ctx, "messages may have been missed: every session pulls", "reason", reason)
-			g.mu.Lock()
-			g.repairs++
-			g.mu.Unlock()
-			g.set.PullAll(g.config.ReopenRate, func() {
-				g.mu.Lock()
-				g.repairs--
-				g.mu.Unlock()
-			})
+			done := g.core.Repairing()
+			g.missed.Store(false)
+			g.set.PullAll(g.config.ReopenRate, done)
 		}
 	}
 }
 
 var (
 	errNATS = errors.New("not connected")
-	errGap  = errors.New("sessions pull after a gap")
+	errGap  = errors.New("messages may have been missed")
 )
 
 // ready is what the readiness of a gateway hangs on.
@@ -314,9 +312,7 @@ func (g *Gateway) ready() {
 		if !g.bus.Connected() {
 			return errNATS
 		}
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.repairs > 0 {
+		if g.missed.Load() {
 			return errGap
 		}
 		return nil

@@ -41,14 +41,20 @@ type Bus struct {
 	apps             Apps
 	loops            Loops
 	log              *slog.Logger
-	// lastDirect and lastAudience are when the last ping came back on each connection, in nanoseconds since 1970.
-	lastDirect, lastAudience atomic.Int64
 
 	mu          sync.Mutex
+	proof       *proof                 // guarded by mu: of the incarnation
 	incarnation *gatewayv1.Incarnation // guarded by mu
 	own         []*nats.Subscription   // guarded by mu: of the incarnation
 	followed    map[uint32]bool        // guarded by mu: apps whose slices are subscribed to
 	running     map[sliceKey][]string  // guarded by mu: slices being handed over, and who wants to hear
+}
+
+// proof is when the last ping of an incarnation came back on each connection, in nanoseconds since 1970.
+type proof struct{ direct, audience atomic.Int64 }
+
+func (p *proof) age() time.Duration {
+	return time.Since(time.Unix(0, min(p.direct.Load(), p.audience.Load())))
 }
 
 type sliceKey struct {
@@ -60,19 +66,22 @@ type sliceKey struct {
 func New(direct, audience *nats.Conn, apps Apps, loops Loops, log *slog.Logger) *Bus {
 	return &Bus{
 		direct: direct, audience: audience, apps: apps, loops: loops, log: log,
-		followed: map[uint32]bool{}, running: map[sliceKey][]string{},
+		proof: &proof{}, followed: map[uint32]bool{}, running: map[sliceKey][]string{},
 	}
 }
 
-// Listen begins to take requests for an incarnation, in place of the one before.
+// Listen begins to take requests for an incarnation, in place of the one before. It needs a proof of its own: a ping that
+// came back on its subject proves that its requests come, too.
 func (b *Bus) Listen(i *gatewayv1.Incarnation) error {
+	defer b.Ping()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var errs []error
 	for _, sub := range b.own {
 		errs = append(errs, sub.Unsubscribe())
 	}
-	b.own, b.incarnation = nil, i
+	fresh := &proof{}
+	b.own, b.incarnation, b.proof = nil, i, fresh
 	for _, s := range []struct {
 		conn *nats.Conn
 		verb string
@@ -80,9 +89,9 @@ func (b *Bus) Listen(i *gatewayv1.Incarnation) error {
 	}{
 		{b.direct, "deliver", b.deliver},
 		{b.direct, "poke", b.poke},
-		{b.direct, "ping", func(*nats.Msg) { b.lastDirect.Store(time.Now().UnixNano()) }},
+		{b.direct, "ping", func(*nats.Msg) { fresh.direct.Store(time.Now().UnixNano()) }},
 		{b.audience, "slice", b.slice},
-		{b.audience, "ping", func(*nats.Msg) { b.lastAudience.Store(time.Now().UnixNano()) }},
+		{b.audience, "ping", func(*nats.Msg) { fresh.audience.Store(time.Now().UnixNano()) }},
 	} {
 		sub, err := s.conn.Subscribe(subject.Gateway(i, s.verb), s.take)
 		if err != nil {
@@ -135,9 +144,12 @@ func (b *Bus) Ping() {
 	_ = b.audience.Publish(to, nil) // likewise
 }
 
-// RoundTripAge returns how long ago NATS last brought the gateway a message from itself, on the connection that is worse off.
+// RoundTripAge returns how long ago NATS last brought the incarnation a message from itself, on the connection that is worse
+// off.
 func (b *Bus) RoundTripAge() time.Duration {
-	return time.Since(time.Unix(0, min(b.lastDirect.Load(), b.lastAudience.Load())))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.proof.age()
 }
 
 // Connected reports whether both connections are up.

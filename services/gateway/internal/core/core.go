@@ -57,22 +57,30 @@ type Client struct {
 	live        bool                   // guarded by mu: the incarnation has a lease
 	granted     bool                   // guarded by mu: some incarnation had one
 	identity    string                 // guarded by mu: of the database
-	repairs     int                    // guarded by mu: lapses after which the sessions are being opened again
-	reopening   bool                   // guarded by mu: after a lapse, until all have been answered
+	repair      repair                 // guarded by mu
 	opens       map[uint64]*opening    // guarded by mu: by session number
 	openQueue   []uint64               // guarded by mu: may name sessions that are gone
-	pulls       []loop.Pull            // guarded by mu
+	pulls       []pull                 // guarded by mu
 	closes      []loop.Close           // guarded by mu
 	work        chan struct{}          // has room for one: there may be something to send
+	renewNow    chan struct{}          // has room for one: the lease is over, as a batch was told
 }
 
 // opening is a session that is to be opened, or is being opened.
 type opening struct {
 	request loop.Open
-	sent    bool
+	round   int // of the repair
+	// sent: an answer is awaited. tried: it was sent at least once, so that pushcore may have opened it.
+	sent, tried bool
 	// next is asked for after the answer; closing is due after it.
 	next    *loop.Open
 	closing *loop.Close
+}
+
+// pull is a question for what is kept.
+type pull struct {
+	loop.Pull
+	round int // of the repair
 }
 
 // New returns a client of pushcore. reopenRate is how many sessions a second are opened again after a lapse.
@@ -84,7 +92,8 @@ func New(
 	return &Client{
 		rpc: rpc, apps: apps, pod: pod, reopenRate: reopenRate, metrics: metrics, log: log, calls: newCalls(rpc, metrics, log),
 		incarnation: &gatewayv1.Incarnation{Gateway: hex.EncodeToString(id[:]), Number: 1},
-		opens:       map[uint64]*opening{}, work: make(chan struct{}, 1),
+		repair:      repair{open: map[int]int{}},
+		opens:       map[uint64]*opening{}, work: make(chan struct{}, 1), renewNow: make(chan struct{}, 1),
 	}
 }
 
@@ -110,7 +119,7 @@ func (c *Client) Open(o loop.Open) {
 	p := c.opens[o.Session]
 	switch {
 	case p == nil:
-		c.opens[o.Session] = &opening{request: o}
+		c.opens[o.Session] = &opening{request: o, round: c.repair.asked()}
 		c.queueOpenLocked(o.Session)
 	case p.sent:
 		p.next = &o
@@ -133,12 +142,16 @@ func (c *Client) queueOpenLocked(number uint64) {
 func (c *Client) Close(o loop.Close) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p := c.opens[o.Session]; p != nil && p.sent {
-		p.next, p.closing = nil, &o
-		return
+	p := c.opens[o.Session]
+	if p != nil {
+		if p.sent {
+			p.next, p.closing = nil, &o
+			return
+		}
+		delete(c.opens, o.Session)
+		c.repair.settled(p.round)
 	}
-	delete(c.opens, o.Session)
-	if !o.Opened {
+	if !o.Opened && (p == nil || !p.tried) {
 		return // pushcore never heard of it
 	}
 	if len(c.closes) >= maxCloses {
@@ -153,7 +166,7 @@ func (c *Client) Close(o loop.Close) {
 func (c *Client) Pull(p loop.Pull) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pulls = append(c.pulls, p)
+	c.pulls = append(c.pulls, pull{p, c.repair.asked()})
 	c.wake()
 }
 
@@ -170,11 +183,11 @@ func (c *Client) Run(ctx context.Context, answers Answers, roundTrip func() time
 	wg.Wait()
 }
 
-// Flushed reports whether no close waits to be sent.
+// Flushed reports whether no close waits to be sent, nor an answer that a close must follow.
 func (c *Client) Flushed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.closes) == 0
+	return len(c.closes) == 0 && len(c.opens) == 0
 }
 
 // pause waits with growing length, and returns false if ctx ended.

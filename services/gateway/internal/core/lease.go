@@ -10,36 +10,41 @@ import (
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 )
 
-// firstRenewal is how often the lease is asked for until pushcore says how long it holds.
-const firstRenewal = 2 * time.Second
+// renewWithin bounds one renewal.
+const renewWithin = 2 * time.Second
 
-// keepLease renews the lease three times as often as it must be.
+// keepLease renews the lease three times as often as it must be, and asks for one with growing pauses while there is none.
 func (c *Client) keepLease(ctx context.Context, answers Answers, roundTrip func() time.Duration, onIncarnation func()) {
-	every := firstRenewal
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
+	wait := firstPause
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-c.renewNow:
+		}
 		lease, err := c.renew(ctx, answers, roundTrip(), onIncarnation)
 		if err != nil && ctx.Err() == nil {
 			c.metrics.renewals.WithLabelValues("error").Inc()
 			c.log.WarnContext(ctx, "lease not renewed", "error", err)
 		}
-		if lease > 0 && lease/3 != every {
-			every = lease / 3
-			ticker.Reset(every)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
+		if lease > 0 {
+			wait = firstPause
+			timer.Reset(lease / 3)
+		} else {
+			timer.Reset(wait)
+			wait = min(2*wait, longestPause)
 		}
 	}
 }
 
+// renew asks for the lease and returns how long it holds; 0 if it was not renewed.
 func (c *Client) renew(
 	ctx context.Context, answers Answers, natsAge time.Duration, onIncarnation func(),
 ) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, firstRenewal)
+	ctx, cancel := context.WithTimeout(ctx, renewWithin)
 	defer cancel()
 	incarnation := c.Incarnation()
 	response, err := c.rpc.RenewLease(ctx, &gatewayv1.RenewLeaseRequest{
@@ -52,11 +57,25 @@ func (c *Client) renew(
 	switch response.GetStatus() {
 	case gatewayv1.RenewLeaseResponse_LAPSED:
 		c.lapse(incarnation, answers, onIncarnation)
-		return 0, nil
 	case gatewayv1.RenewLeaseResponse_LIVE:
 		c.renewed(response.GetDatabaseIdentity(), answers)
+		return response.GetLease().AsDuration(), nil
 	}
-	return response.GetLease().AsDuration(), nil
+	return 0, nil
+}
+
+// lost notes that an incarnation is over, as a batch was told. The renewal that follows takes another.
+func (c *Client) lost(over *gatewayv1.Incarnation) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.incarnation.GetNumber() != over.GetNumber() || !c.live {
+		return // noticed before
+	}
+	c.live = false
+	select {
+	case c.renewNow <- struct{}{}:
+	default:
+	}
 }
 
 // renewed notes that the incarnation is alive. A database that is another than before may have lost the routes.
@@ -74,29 +93,17 @@ func (c *Client) renewed(identity string, answers Answers) {
 	}
 }
 
-// lapse takes a new incarnation in place of one that is over, and opens every session again.
+// lapse takes a new incarnation in place of one that is over, and opens every session again. That waits for the new lease,
+// and so until NATS brings the new incarnation its messages.
 func (c *Client) lapse(over *gatewayv1.Incarnation, answers Answers, onIncarnation func()) {
 	c.mu.Lock()
-	if c.incarnation.GetNumber() != over.GetNumber() {
-		c.mu.Unlock()
-		return // noticed before
-	}
 	c.incarnation = &gatewayv1.Incarnation{Gateway: over.GetGateway(), Number: over.GetNumber() + 1}
 	c.live = false
 	c.mu.Unlock()
 	c.metrics.lapses.Inc()
 	c.log.Warn("the lease has lapsed: sessions are opened again", "incarnation", over.GetNumber()+1)
 	onIncarnation()
-	c.mu.Lock()
-	c.repairs++
-	c.reopening = true
-	c.mu.Unlock()
-	answers.ReopenAll(c.reopenRate, func() {
-		c.mu.Lock()
-		c.repairs--
-		c.reopening = c.repairs > 0 || len(c.opens) > 0
-		c.mu.Unlock()
-	})
+	answers.ReopenAll(c.reopenRate, c.Repairing())
 }
 
 // End ends the lease: the gateway has closed its sessions.
@@ -107,10 +114,10 @@ func (c *Client) End(ctx context.Context) error {
 
 var (
 	errNoLease = errors.New("no lease yet")
-	errRepair  = errors.New("sessions are being opened again")
+	errRepair  = errors.New("sessions are being opened again, or pull")
 )
 
-// Ready returns nil if the gateway has had a lease, and no sessions wait to be opened again after a lapse. That pushcore or
+// Ready returns nil if the gateway has had a lease, and no sessions wait to be opened again, or to Pull, after a gap. That pushcore or
 // its database is away now does not make a gateway unready: devices can come and are opened later, while a balancer that took
 // all gateways away could let nobody in.
 func (c *Client) Ready() error {
@@ -119,7 +126,7 @@ func (c *Client) Ready() error {
 	switch {
 	case !c.granted:
 		return errNoLease
-	case c.reopening:
+	case !c.repair.done():
 		return errRepair
 	}
 	return nil

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,10 +19,11 @@ type stream = grpc.BidiStreamingClient[gatewayv1.SessionsRequest, gatewayv1.Sess
 
 // batch is what one SessionsRequest asks for, until its answer is complete.
 type batch struct {
-	opens  map[uint64]*opening
-	pulls  map[uint64]loop.Pull
-	closes []loop.Close
-	begun  time.Time
+	incarnation *gatewayv1.Incarnation
+	opens       map[uint64]*opening
+	pulls       map[uint64]pull
+	closes      []loop.Close
+	begun       time.Time
 }
 
 // streams keeps one stream of session batches to pushcore, and opens another when it breaks.
@@ -49,80 +51,107 @@ func (c *Client) stream(ctx context.Context, answers Answers) error {
 	if err != nil {
 		return fmt.Errorf("open stream: %w", err)
 	}
-	flow := &flow{client: c, stream: s, answers: answers, batches: map[uint64]*batch{}, parts: make(chan *gatewayv1.SessionsResponse)}
+	flow := &flow{client: c, stream: s, answers: answers, batches: map[uint64]*batch{}}
 	received := make(chan error, 1)
-	go func() { received <- flow.receive(ctx) }()
+	go func() { received <- flow.receive() }()
 	err = flow.run(ctx, received)
+	cancel()
+	if err == nil {
+		err = <-received
+	}
+	flow.mu.Lock()
+	defer flow.mu.Unlock()
 	for _, b := range flow.batches {
 		c.putBack(b, answers)
 	}
+	flow.batches = nil
 	return err
 }
 
-// flow is one stream and what is under way on it.
+// flow is one stream and what is under way on it. Batches are sent and answers received side by side, so that neither side
+// can wait for the other to read.
 type flow struct {
 	client  *Client
 	stream  stream
 	answers Answers
-	batches map[uint64]*batch
 	last    uint64
-	parts   chan *gatewayv1.SessionsResponse
+
+	mu      sync.Mutex
+	batches map[uint64]*batch // guarded by mu
 	// notBefore holds new batches back after pushcore said that it is not available.
-	notBefore time.Time
+	notBefore time.Time // guarded by mu
 }
 
-func (f *flow) receive(ctx context.Context) error {
+// receive applies answers until the stream breaks.
+func (f *flow) receive() error {
 	for {
 		part, err := f.stream.Recv()
 		if err != nil {
-			return err
+			return fmt.Errorf("receive: %w", err)
 		}
-		select {
-		case f.parts <- part:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		f.mu.Lock()
+		f.take(part)
+		f.mu.Unlock()
+		f.client.wake()
 	}
 }
 
-func (f *flow) run(ctx context.Context, received <-chan error) error {
+// run sends batches until the stream breaks. It returns nil if the cause of that comes from received.
+func (f *flow) run(ctx context.Context, received chan error) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		if wait := time.Until(f.notBefore); wait > 0 {
-			timer.Reset(wait)
-		} else if err := f.sendAll(); err != nil {
+		wait, err := f.sendAll()
+		if err != nil {
 			return err
 		}
+		if wait > 0 {
+			timer.Reset(wait)
+		}
 		select {
-		case part := <-f.parts:
-			f.take(part)
 		case err := <-received:
-			return fmt.Errorf("receive: %w", err)
+			received <- err
+			return nil
 		case <-f.client.work:
 		case <-timer.C:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		}
 	}
 }
 
-// sendAll sends batches while there is work and room.
-func (f *flow) sendAll() error {
-	for len(f.batches) < batchesAtOnce {
-		request, b := f.client.next()
-		if b == nil {
-			return nil
+// sendAll sends batches while there is work and room, and returns how long to wait before the next if pushcore asked for it.
+func (f *flow) sendAll() (wait time.Duration, err error) {
+	for {
+		request, wait := f.next()
+		if request == nil {
+			return wait, nil
 		}
-		f.last++
-		request.Batch = f.last
-		f.batches[f.last] = b
 		f.client.metrics.batches.Inc()
 		if err := f.stream.Send(request); err != nil {
-			return fmt.Errorf("send: %w", err)
+			return 0, fmt.Errorf("send: %w", err)
 		}
 	}
-	return nil
+}
+
+// next takes the next batch, if there is one and it may go.
+func (f *flow) next() (*gatewayv1.SessionsRequest, time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if wait := time.Until(f.notBefore); wait > 0 {
+		return nil, wait
+	}
+	if len(f.batches) >= batchesAtOnce {
+		return nil, 0
+	}
+	request, b := f.client.next()
+	if b == nil {
+		return nil, 0
+	}
+	f.last++
+	request.Batch = f.last
+	f.batches[f.last] = b
+	return request, 0
 }
 
 // next takes the next batch from the queues; nil if there is nothing to do, or no lease yet.
@@ -133,18 +162,23 @@ func (c *Client) next() (*gatewayv1.SessionsRequest, *batch) {
 		return nil, nil
 	}
 	r := &gatewayv1.SessionsRequest{Incarnation: c.incarnation}
-	b := &batch{opens: map[uint64]*opening{}, pulls: map[uint64]loop.Pull{}, begun: time.Now()}
+	b := &batch{
+		incarnation: c.incarnation, opens: map[uint64]*opening{}, pulls: map[uint64]pull{}, begun: time.Now(),
+	}
 	for len(c.openQueue) > 0 && len(r.Opens) < maxBatch {
 		number := c.openQueue[0]
 		c.openQueue = c.openQueue[1:]
 		if p := c.opens[number]; p != nil && !p.sent {
-			p.sent = true
+			p.sent, p.tried = true, true
 			b.opens[number] = p
 			r.Opens = append(r.Opens, openProto(&p.request))
 		}
 	}
 	for len(c.pulls) > 0 && len(r.Pulls) < maxBatch {
 		p := c.pulls[0]
+		if _, twice := b.pulls[p.Session]; twice {
+			break // answers name sessions, so the next batch asks again
+		}
 		c.pulls = c.pulls[1:]
 		b.pulls[p.Session] = p
 		r.Pulls = append(r.Pulls, &gatewayv1.Pull{
@@ -171,7 +205,7 @@ func openProto(o *loop.Open) *gatewayv1.Open {
 	}
 }
 
-// take applies one part of an answer.
+// take applies one part of an answer. It must be called with mu held.
 func (f *flow) take(part *gatewayv1.SessionsResponse) {
 	b := f.batches[part.GetBatch()]
 	if b == nil {
@@ -183,16 +217,14 @@ func (f *flow) take(part *gatewayv1.SessionsResponse) {
 		c.metrics.refusals.WithLabelValues(part.GetStatus().String()).Inc()
 		c.putBack(b, f.answers)
 		if part.GetStatus() == gatewayv1.SessionsResponse_LAPSED {
-			c.mu.Lock()
-			c.live = false // until the lease says more; the renewal that is due finds out
-			c.mu.Unlock()
+			c.lost(b.incarnation)
 		}
 		f.notBefore = time.Now().Add(max(part.GetRetryAfter().AsDuration(), firstPause))
 		return
 	}
 	messages := &messages{apps: c.apps, bodies: part.GetBodies(), made: map[messageKey]*session.Message{}}
 	f.answers.Opened(c.takeOpened(b, part, messages))
-	f.answers.Pulled(takePulled(b, part, messages))
+	f.answers.Pulled(c.takePulled(b, part, messages))
 	if part.GetLast() {
 		delete(f.batches, part.GetBatch())
 		c.metrics.batchSeconds.Observe(time.Since(b.begun).Seconds())
@@ -220,31 +252,34 @@ func (c *Client) takeOpened(b *batch, part *gatewayv1.SessionsResponse, m *messa
 		}
 		c.settleLocked(o.GetSession(), p)
 	}
-	c.reopening = c.reopening && (c.repairs > 0 || len(c.opens) > 0)
 	return answers
 }
 
 // settleLocked does what is due after an Open was answered. It must be called with mu held.
 func (c *Client) settleLocked(number uint64, p *opening) {
 	delete(c.opens, number)
+	c.repair.settled(p.round)
 	switch {
 	case p.closing != nil:
 		c.closes = append(c.closes, *p.closing)
 		c.wake()
 	case p.next != nil:
-		c.opens[number] = &opening{request: *p.next}
+		c.opens[number] = &opening{request: *p.next, round: c.repair.asked()}
 		c.queueOpenLocked(number)
 	}
 }
 
-func takePulled(b *batch, part *gatewayv1.SessionsResponse, m *messages) []loop.Pulled {
+func (c *Client) takePulled(b *batch, part *gatewayv1.SessionsResponse, m *messages) []loop.Pulled {
 	var answers []loop.Pulled
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, o := range part.GetPulled() {
 		p, ok := b.pulls[o.GetSession()]
 		if !ok {
 			continue
 		}
 		delete(b.pulls, o.GetSession())
+		c.repair.settled(p.round)
 		answers = append(answers, loop.Pulled{
 			Ref: p.Ref, Session: o.GetSession(), Seq: p.Seq, Open: o.GetOpen(), Kept: m.kept(p.App, o.GetKept()), More: o.GetMore(),
 		})
@@ -269,6 +304,7 @@ func (c *Client) putBack(b *batch, answers Answers) {
 		c.queueOpenLocked(number)
 	}
 	for _, p := range b.pulls {
+		c.repair.settled(p.round)
 		failed = append(failed, loop.Pulled{Ref: p.Ref, Session: p.Session, Seq: p.Seq, Failed: true})
 	}
 	c.closes = append(c.closes, b.closes...)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -28,9 +29,14 @@ type Adopter interface {
 	Adopt(conn net.Conn, transport loop.Transport)
 }
 
-// TLS accepts MQTT connections over TLS until the listener is closed.
+// acceptPause is how long nothing is accepted after that failed: out of descriptors, as a rule.
+const acceptPause = 10 * time.Millisecond
+
+// TLS accepts MQTT connections over TLS until the listener is closed, and returns when the last handshake has ended.
 func TLS(listener net.Listener, config *tls.Config, to Adopter, log *slog.Logger) {
 	slots := make(chan struct{}, handshakesAtOnce)
+	var running sync.WaitGroup
+	defer running.Wait()
 	for {
 		raw, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -38,14 +44,14 @@ func TLS(listener net.Listener, config *tls.Config, to Adopter, log *slog.Logger
 		}
 		if err != nil {
 			log.Error("cannot accept a TLS connection", "error", err)
-			time.Sleep(handshakeWithin / 1000) // out of descriptors: it would spin
+			time.Sleep(acceptPause)
 			continue
 		}
 		slots <- struct{}{}
-		go func() {
+		running.Go(func() {
 			defer func() { <-slots }()
 			handshake(raw, config, to)
-		}()
+		})
 	}
 }
 

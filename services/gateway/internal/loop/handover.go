@@ -82,8 +82,9 @@ func (l *Loop) deliver(t *Target) gatewayv1.DeliverResponse_Result {
 	if c.session.Number != t.Session {
 		return gatewayv1.DeliverResponse_NO_SESSION
 	}
+	before := c.session.InFlight()
 	result := c.session.Deliver(&l.out, l.clock, t.Message, t.User, false)
-	if result == session.Taken {
+	if c.session.InFlight() > before {
 		l.set.traces.taken(c.session.Number, t.Message)
 	}
 	l.perform(i)

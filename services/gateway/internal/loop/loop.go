@@ -3,6 +3,7 @@
 package loop
 
 import (
+	"bytes"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -45,14 +46,19 @@ type Loop struct {
 	clock    session.Clock
 	swept    time.Duration // when housekeeping ran last
 	listener int           // the listening socket, none if there is none
+	deaf     time.Duration // until when nothing is accepted, because that failed; 0: it is
 	stopped  bool
 
-	mu   sync.Mutex
-	mail []command // guarded by mu
+	mu    sync.Mutex
+	mail  []command // guarded by mu
+	ended bool      // guarded by mu: nobody reads mail any more
 }
 
 // command is something that is posted to a loop.
 type command interface{ run(l *Loop) }
+
+// carrier is a command that carries a connection, which must not be left open if the loop has ended.
+type carrier interface{ drop() }
 
 func newLoop(s *Set, id int) (*Loop, error) {
 	poll, err := newPoller()
@@ -65,14 +71,20 @@ func newLoop(s *Set, id int) (*Loop, error) {
 	}, nil
 }
 
-// post has a command run on the loop, soon. Commands of one poster run in their order.
+// post has a command run on the loop, soon. Commands of one poster run in their order. After the loop has ended they are
+// dropped.
 func (l *Loop) post(c command) {
 	l.mu.Lock()
-	first := len(l.mail) == 0
+	defer l.mu.Unlock()
+	if l.ended {
+		if c, ok := c.(carrier); ok {
+			c.drop()
+		}
+		return
+	}
 	l.mail = append(l.mail, c)
-	l.mu.Unlock()
-	if first {
-		l.poll.wake()
+	if len(l.mail) == 1 {
+		l.poll.wake() // with mu held, so that the poller cannot be closed meanwhile
 	}
 }
 
@@ -95,12 +107,27 @@ func (l *Loop) run() {
 			l.handle(e)
 		}
 		l.readMail()
+		l.hearAgain()
 		l.wheel.advance(l.conns.link, l.wheelNow(), l.due)
 		l.runSweeps()
 		// Broadcasts come last, a piece at a time: heartbeats, acknowledgements and direct pushes go first.
 		l.runJobs()
 		l.flushReceipts()
 	}
+	l.end()
+}
+
+// end closes the poller. What was posted too late is dropped.
+func (l *Loop) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	for _, c := range l.mail {
+		if c, ok := c.(carrier); ok {
+			c.drop()
+		}
+	}
+	l.mail = nil
 	if err := l.poll.close(); err != nil {
 		l.log.Warn("event loop closed badly", "error", err)
 	}
@@ -166,22 +193,6 @@ func (l *Loop) handle(e ready) {
 	}
 }
 
-// accept takes waiting connections off the listening socket.
-func (l *Loop) accept() {
-	for range acceptsPerTurn {
-		fd, remote, ok, err := acceptNative(l.listener, l.set.userTimeout)
-		if err != nil {
-			l.set.metrics.acceptErrors.Inc()
-			l.log.Error("cannot accept", "error", err)
-			return
-		}
-		if !ok {
-			return
-		}
-		l.begin(int32(fd), nil, TCP, remote)
-	}
-}
-
 // begin makes a connection of a socket.
 func (l *Loop) begin(fd int32, o *outside, transport Transport, remote netip.Addr) {
 	i := l.conns.take()
@@ -199,7 +210,7 @@ func (l *Loop) begin(fd int32, o *outside, transport Transport, remote netip.Add
 	} else {
 		r := l.ref(i)
 		o.ref.Store(&r)
-		go o.read()
+		o.running.Go(o.read)
 	}
 	_, left := c.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, i, left)
@@ -220,30 +231,31 @@ func (l *Loop) read(i int32) {
 // feed gives a connection bytes that came for it.
 func (l *Loop) feed(i int32, data []byte) {
 	c := l.conns.at(i)
-	if c.rest != nil && len(c.rest.in) > 0 {
+	own := c.rest != nil && len(c.rest.in) > 0
+	if own {
 		c.rest.in = append(c.rest.in, data...)
 		data = c.rest.in
 	}
 	switch c.state {
 	case stateHello:
-		l.greet(i, data)
+		l.greet(i, data, own)
 	case stateAdmitting:
-		l.keep(i, data)
+		l.keep(i, data, own)
 	case stateLive:
 		gen := c.gen
 		used := c.session.Input(&l.out, l.clock, l.set.limits, data)
 		l.perform(i)
 		if c.gen == gen && c.state == stateLive {
-			l.keep(i, data[used:])
-			l.stall(i)
+			l.keep(i, data[used:], own)
+			l.stall(i, c.session.Stalled())
 		}
 	}
 }
 
-// stall stops reading a connection whose session takes no more for now, or goes on with it.
-func (l *Loop) stall(i int32) {
+// stall stops reading a connection that takes no more for now, or goes on with it.
+func (l *Loop) stall(i int32, stalled bool) {
 	c := l.conns.at(i)
-	if stalled := c.session.Stalled(); stalled != c.stalled {
+	if stalled != c.stalled {
 		c.stalled = stalled
 		l.watch(i)
 	}
@@ -255,25 +267,22 @@ func (l *Loop) goOn(i int32) {
 	if !c.stalled || c.session.Stalled() {
 		return
 	}
-	var left []byte
-	if c.rest != nil {
-		left, c.rest.in = c.rest.in, nil
-	}
 	gen := c.gen
-	l.feed(i, left)
-	if c.gen == gen && c.state == stateLive && !c.stalled {
+	l.feed(i, nil)
+	if c.gen == gen && c.state == stateLive {
 		c.letRead()
 	}
 }
 
-// keep keeps the beginning of a packet until the rest of it comes.
-func (l *Loop) keep(i int32, left []byte) {
+// keep keeps what was not used: the beginning of a packet until the rest of it comes, or what a stalled connection has sent,
+// which is one read at the most. own says that it is in the connection's own buffer already.
+func (l *Loop) keep(i int32, left []byte, own bool) {
 	c := l.conns.at(i)
 	switch {
-	case len(left) > 2*l.set.limits.MaxPacket: // only while it is being admitted; it sends too much before it is known
-		l.close(i, session.TooLarge)
+	case len(left) > 0 && own:
+		c.rest.in = left
 	case len(left) > 0:
-		l.restOf(c).in = append([]byte(nil), left...)
+		l.restOf(c).in = bytes.Clone(left)
 	case c.rest != nil:
 		c.rest.in = nil
 		c.trim()
@@ -294,23 +303,28 @@ func (c *conn) trim() {
 	}
 }
 
-// greet takes a connection's CONNECT and has it checked.
-func (l *Loop) greet(i int32, data []byte) {
+// greet takes a connection's CONNECT and has it checked. While others are asked it is not read.
+func (l *Loop) greet(i int32, data []byte, own bool) {
 	c := l.conns.at(i)
 	gen := c.gen
-	connect, used := c.hello.Input(&l.out, l.set.limits, data)
+	connect, used, refused := c.hello.Input(&l.out, l.set.limits, data)
+	if refused != mqtt.Success {
+		l.set.metrics.connects.WithLabelValues(outcomeOf(refused)).Inc()
+	}
 	l.perform(i)
 	if c.gen != gen || c.state != stateHello {
 		return
 	}
-	l.keep(i, data[used:])
-	if connect == nil || c.gen != gen {
+	l.keep(i, data[used:], own)
+	if connect == nil {
 		return
 	}
 	c.state = stateAdmitting
 	c.rest.connect = connect
 	if admission, now := l.set.door.Admit(connect, c.rest.remote, Ticket(l.ref(i))); now {
 		l.admit(i, admission)
+	} else {
+		l.stall(i, true)
 	}
 }
 
@@ -373,7 +387,20 @@ type move struct {
 	admission Admission
 }
 
+// drop closes the connection: the loop where it should have gone has ended.
+func (m *move) drop() {
+	if m.fd != none {
+		closeNative(int(m.fd))
+	} else {
+		m.outside.discard()
+	}
+}
+
 func (m *move) run(l *Loop) {
+	if l.stopped {
+		m.drop()
+		return
+	}
 	i := l.conns.take()
 	c := l.conns.at(i)
 	c.fd, c.transport, c.state = m.fd, m.transport, stateAdmitting
@@ -420,7 +447,7 @@ func (l *Loop) settle(i int32, m *move) {
 	}
 	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
 	l.perform(i)
-	if c.gen == gen && c.state == stateLive && len(m.in) > 0 {
+	if c.gen == gen && c.state == stateLive {
 		l.feed(i, m.in)
 	}
 }
@@ -444,45 +471,24 @@ func (l *Loop) due(i int32) {
 	gen := c.gen
 	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
 	l.perform(i)
-	if c.gen == gen {
-		c.trim()
+	if c.gen == gen && c.state == stateLive {
+		l.goOn(i) // calls that were given up make room
 	}
 }
 
-// stop ends a loop. Its connections are closed.
+// stop ends a loop. Its connections are closed, and told so.
 type stop struct{}
 
 func (stop) run(l *Loop) {
 	l.stopped = true
 	for i := range l.conns.len() {
 		if l.conns.at(i).state != stateFree {
+			l.sendAway(i)
 			l.close(i, session.Shutdown)
 		}
 	}
 	l.closeListener()
 	l.flushReceipts()
-}
-
-// listen hands a listening socket to a loop.
-type listen struct{ fd int }
-
-func (c listen) run(l *Loop) {
-	l.listener = c.fd
-	if err := l.poll.add(c.fd, listenerToken|uint64(uint32(c.fd))); err != nil {
-		l.log.Error("cannot watch the listening socket", "error", err)
-	}
-}
-
-// unlisten closes a loop's listening socket: nobody is accepted any more.
-type unlisten struct{}
-
-func (unlisten) run(l *Loop) { l.closeListener() }
-
-func (l *Loop) closeListener() {
-	if l.listener != int(none) {
-		closeNative(l.listener)
-		l.listener = int(none)
-	}
 }
 
 // home returns the loop where a device lives: neighbours inside a slice live in different ones, so that a broadcast is shared.

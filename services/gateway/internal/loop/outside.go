@@ -21,6 +21,8 @@ const (
 // keeps the loop waiting.
 type outside struct {
 	conn net.Conn
+	// running counts the goroutines, so that a stop can wait for last words.
+	running *sync.WaitGroup
 	// ref is where the connection is now. It changes only while the reader waits for next.
 	ref atomic.Pointer[Ref]
 	// next lets the reader go on after the loop has used the last piece.
@@ -32,7 +34,9 @@ type outside struct {
 	closing bool   // guarded by mu: close once everything is written
 }
 
-func newOutside(conn net.Conn) *outside { return &outside{conn: conn, next: make(chan struct{}, 1)} }
+func newOutside(conn net.Conn, running *sync.WaitGroup) *outside {
+	return &outside{conn: conn, running: running, next: make(chan struct{}, 1)}
+}
 
 // read hands pieces to the loop until the peer is gone or the connection closed.
 func (o *outside) read() {
@@ -93,7 +97,7 @@ func (o *outside) write(data []byte, failed func()) int {
 	o.out = append(o.out, data...)
 	if !o.writing {
 		o.writing = true
-		go o.drain(failed)
+		o.running.Go(func() { o.drain(failed) })
 	}
 	return len(o.out)
 }
@@ -113,27 +117,39 @@ func (o *outside) drain(failed func()) {
 			}
 			return
 		}
+		within := writeWithin
+		if o.closing {
+			within = lingerFor
+		}
+		err := o.conn.SetWriteDeadline(time.Now().Add(within))
 		o.mu.Unlock()
-		err := o.conn.SetWriteDeadline(time.Now().Add(writeWithin))
 		if err == nil {
 			_, err = o.conn.Write(data)
 		}
 		if err != nil {
-			_ = o.conn.Close()
+			_ = o.conn.Close() // over in any case
 			failed()
 			return
 		}
 	}
 }
 
-// close closes the connection after what waits is written, and ends the reader.
+// discard closes the connection, of which no loop knows any more.
+func (o *outside) discard() {
+	close(o.next)
+	go func() { _ = o.conn.Close() }() // not counted: nobody waits for a loop that has ended
+}
+
+// close closes the connection after what waits is written, and ends the reader. It does not wait for that: to close TLS and
+// WebSocket takes words that a peer may be slow to take.
 func (o *outside) close() {
 	close(o.next)
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.closing = true
-	idle := !o.writing
-	o.mu.Unlock()
-	if idle {
-		_ = o.conn.Close() // over in any case
+	if o.writing {
+		_ = o.conn.SetWriteDeadline(time.Now().Add(lingerFor)) // fails only if it is closed
+		return
 	}
+	o.running.Go(func() { _ = o.conn.Close() }) // over in any case
 }

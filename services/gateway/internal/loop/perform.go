@@ -11,20 +11,26 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
 
-// perform does what a session wants, and empties the output.
+// perform does what a session wants, and empties the output. Receipts and the like come before the bytes: they must not be
+// lost because the peer is gone.
 func (l *Loop) perform(i int32) {
 	c := l.conns.at(i)
 	gen := c.gen
+	var end session.Reason
+	for k := range l.out.Actions {
+		if a := &l.out.Actions[k]; a.Kind == session.DoClose {
+			end = a.Reason
+		} else {
+			l.act(i, a)
+		}
+	}
 	if len(l.out.Bytes) > 0 {
 		l.write(i, l.out.Bytes)
 	}
-	for k := range l.out.Actions {
-		if c.gen != gen || c.state == stateClosing {
-			break
-		}
-		l.act(i, &l.out.Actions[k])
-	}
 	l.out.Reset()
+	if end != 0 && c.gen == gen {
+		l.finish(i, end)
+	}
 	if c.gen == gen && c.state == stateLive {
 		l.wheel.sooner(l.conns.link, i, c.session.DueSooner())
 	}
@@ -33,8 +39,6 @@ func (l *Loop) perform(i int32) {
 func (l *Loop) act(i int32, a *session.Action) {
 	c := l.conns.at(i)
 	switch a.Kind {
-	case session.DoClose:
-		l.finish(i, a.Reason)
 	case session.DoReceipt:
 		l.receipt(c, a)
 	case session.DoOpen:

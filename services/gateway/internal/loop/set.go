@@ -130,6 +130,7 @@ type Set struct {
 	begun       time.Time
 	numbers     atomic.Uint64
 	running     sync.WaitGroup
+	outsides    sync.WaitGroup
 }
 
 // Parts are what loops work with.
@@ -177,12 +178,13 @@ func (s *Set) Start() {
 	}
 }
 
-// Stop closes every connection and waits until the loops have ended.
+// Stop closes every connection and waits until the loops have ended and last words are written, or given up.
 func (s *Set) Stop() {
 	for _, l := range s.loops {
 		l.post(stop{})
 	}
 	s.running.Wait()
+	s.outsides.Wait()
 }
 
 // ListenTCP accepts plain MQTT connections on an address and returns the address with the port that was chosen. Call it once.
@@ -229,7 +231,7 @@ func (s *Set) Adopt(conn net.Conn, transport Transport) {
 		remote, _ = netip.ParseAddr(host) // unknown is as good as none
 	}
 	l := s.loops[s.numbers.Load()%uint64(len(s.loops))]
-	l.post(&adopt{outside: newOutside(conn), transport: transport, remote: remote})
+	l.post(&adopt{outside: newOutside(conn, &s.outsides), transport: transport, remote: remote})
 }
 
 type adopt struct {
@@ -238,9 +240,12 @@ type adopt struct {
 	remote    netip.Addr
 }
 
+// drop closes the connection: the loop has ended.
+func (a *adopt) drop() { a.outside.discard() }
+
 func (a *adopt) run(l *Loop) {
 	if l.stopped {
-		a.outside.close()
+		a.drop()
 		return
 	}
 	l.begin(none, a.outside, a.transport, a.remote)

@@ -90,6 +90,11 @@ func (s *Session) hold(m *Message, user string) Result {
 		return NotReceiving
 	}
 	a := s.activate()
+	for _, h := range a.held {
+		if h.message.ID == m.ID {
+			return Held
+		}
+	}
 	if len(a.held) >= int(s.window) {
 		s.miss(m.ID)
 		return Full
@@ -240,9 +245,11 @@ func before(id uuid.UUID) uuid.UUID {
 	}
 }
 
-// PullAll has the session Pull from the oldest: something is kept for it, or may be after a gap.
+// PullAll has the session Pull from the oldest: something is kept for it, or may be after a gap. The answer to a Pull that is
+// under way does not count any more: it may be from before.
 func (s *Session) PullAll(out *Output) {
 	if s.Receiving() {
+		s.flags &^= pulling
 		s.miss(uuid.Nil)
 		s.pullIfRoom(out)
 	}

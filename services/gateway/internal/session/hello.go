@@ -21,15 +21,16 @@ type Unidentified struct {
 }
 
 // Input looks for the CONNECT at the beginning of what came from the peer. It returns nil and 0 while that is not complete,
-// or if it has refused the connection. What stands behind the CONNECT is for the session that follows.
-func (u *Unidentified) Input(out *Output, l Limits, input []byte) (c *mqtt.Connect, used int) {
+// or if it has refused the connection; refused is then the code of the CONNACK, or Success if there is none. What stands
+// behind the CONNECT is for the session that follows.
+func (u *Unidentified) Input(out *Output, l Limits, input []byte) (c *mqtt.Connect, used int, refused mqtt.Code) {
 	if len(input) > 0 && input[0]>>4 != mqtt.CONNECT {
 		out.close(Malformed) // not MQTT: nothing is answered (3.1.4)
-		return nil, 0
+		return nil, 0, mqtt.Success
 	}
 	p, n, err := mqtt.Next(input, l.MaxPacket)
 	if err == nil && n == 0 {
-		return nil, 0
+		return nil, 0, mqtt.Success
 	}
 	if err == nil {
 		c, err = mqtt.DecodeConnect(p)
@@ -41,15 +42,15 @@ func (u *Unidentified) Input(out *Output, l Limits, input []byte) (c *mqtt.Conne
 		err = acceptable(c)
 	}
 	if err == nil {
-		return c, n
+		return c, n, mqtt.Success
 	}
 	var e *mqtt.Error
 	if !errors.As(err, &e) || e.Code == mqtt.MalformedPacket || c == nil {
 		out.close(Malformed)
-		return nil, 0
+		return nil, 0, mqtt.Success
 	}
 	u.Refuse(out, e.Code, e.Reason, 0)
-	return nil, 0
+	return nil, 0, e.Code
 }
 
 // acceptable refuses what a CONNECT may ask for by the standard but not here.

@@ -34,11 +34,15 @@ const (
 	eventsWait = time.Minute
 )
 
-// Stalled reports whether the session takes no more calls and events for now: a 3.1.1 client has as many under way as there
-// may be, and the protocol has no way to tell it. Hosts stop reading until an answer makes room, and then go on with what was
-// left.
+// Stalled reports whether the session takes no more calls and events for now: as many are under way as there may be, and the
+// protocol has no way to tell a 3.1.1 client, nor one of MQTT 5 that sends at QoS 0. Hosts stop reading until an answer makes
+// room, and then go on with what was left.
 func (s *Session) Stalled() bool {
-	return !s.is(v5) && s.active != nil && len(s.active.calls) >= MaxCalls
+	most := MaxCalls
+	if s.is(v5) {
+		most *= 2
+	}
+	return s.active != nil && len(s.active.calls) >= most
 }
 
 // Input takes bytes that came from the peer and returns how many were used; what is left is the beginning of a packet that
@@ -167,13 +171,18 @@ func (s *Session) publish(out *Output, c Clock, p mqtt.Packet) error {
 		return &mqtt.Error{Code: mqtt.TopicNameInvalid, Reason: "a Response Topic must begin with reply/{app}/"}
 	}
 	a := s.activate()
-	if len(a.calls) >= MaxCalls {
-		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Reason: "too many calls and events under way"}
-	}
+	unacknowledged := 0
 	for i := range a.calls {
-		if m.PacketID != 0 && a.calls[i].packetID == m.PacketID {
+		switch a.calls[i].packetID {
+		case 0:
+		case m.PacketID:
 			return nil // sent twice (DUP): the first is being worked on, and its acknowledgement counts for both
+		default:
+			unacknowledged++
 		}
+	}
+	if m.QoS > 0 && unacknowledged >= MaxCalls {
+		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Reason: "too many calls and events under way"}
 	}
 	a.callSeq++
 	a.calls = append(a.calls, call{

@@ -1,0 +1,48 @@
+package core
+
+// repair follows what is asked of pushcore for all sessions after a gap: it is over when every session has asked, and what was
+// without an answer then has one. What is asked for later does not count, so that a busy gateway becomes ready, too.
+type repair struct {
+	sweeps int         // that go through the sessions now
+	round  int         // the present one; each sweep that ends begins another
+	open   map[int]int // questions without an answer, by round
+}
+
+// asked notes a question and returns its round, which settled needs.
+func (r *repair) asked() int {
+	r.open[r.round]++
+	return r.round
+}
+
+// settled notes that a question was answered, failed, or is not asked any more.
+func (r *repair) settled(round int) {
+	if r.open[round]--; r.open[round] == 0 {
+		delete(r.open, round)
+	}
+}
+
+func (r *repair) done() bool {
+	if r.sweeps > 0 {
+		return false
+	}
+	for round := range r.open {
+		if round < r.round {
+			return false
+		}
+	}
+	return true
+}
+
+// Repairing notes that all sessions are about to be opened again, or to Pull; done must be called when the last one has asked.
+// Ready fails until they have been answered.
+func (c *Client) Repairing() (done func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.repair.sweeps++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.repair.sweeps--
+		c.repair.round++
+	}
+}
