@@ -88,6 +88,10 @@ func New(ctx context.Context, c Config) (_ *Gateway, err error) {
 	g := &Gateway{config: c, health: c.Health, gap: make(chan string, 1)}
 	defer func() {
 		if err != nil {
+			if g.set != nil { // its loops hold descriptors
+				g.set.Start()
+				g.set.Stop()
+			}
 			g.close()
 		}
 	}()

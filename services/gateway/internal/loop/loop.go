@@ -47,7 +47,7 @@ type Loop struct {
 	swept    time.Duration // when housekeeping ran last
 	listener int           // the listening socket, none if there is none
 	deaf     time.Duration // until when nothing is accepted, because that failed; 0: it is
-	stopped  bool
+	stopping bool          // no connection begins any more
 
 	mu    sync.Mutex
 	mail  []command // guarded by mu
@@ -88,12 +88,12 @@ func (l *Loop) post(c command) {
 	}
 }
 
-// run runs the loop until stop has been posted.
+// run runs the loop until stop has been posted and the last connection has ended.
 func (l *Loop) run() {
 	l.tick()
 	l.wheel.now = l.wheelNow()
 	var events []ready
-	for !l.stopped {
+	for !l.stopping || l.conns.used > 0 {
 		timeout := wheelTick
 		if len(l.jobs) > 0 {
 			timeout = 0
@@ -397,7 +397,7 @@ func (m *move) drop() {
 }
 
 func (m *move) run(l *Loop) {
-	if l.stopped {
+	if l.stopping {
 		m.drop()
 		return
 	}
@@ -476,19 +476,20 @@ func (l *Loop) due(i int32) {
 	}
 }
 
-// stop ends a loop. Its connections are closed, and told so.
+// stop ends a loop. Devices are told so; the loop goes on until they have read it, or had time to.
 type stop struct{}
 
 func (stop) run(l *Loop) {
-	l.stopped = true
+	l.stopping = true
+	l.closeListener()
 	for i := range l.conns.len() {
-		if l.conns.at(i).state != stateFree {
+		switch l.conns.at(i).state {
+		case stateLive:
 			l.sendAway(i)
+		case stateHello, stateAdmitting:
 			l.close(i, session.Shutdown)
 		}
 	}
-	l.closeListener()
-	l.flushReceipts()
 }
 
 // home returns the loop where a device lives: neighbours inside a slice live in different ones, so that a broadcast is shared.

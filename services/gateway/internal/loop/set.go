@@ -171,14 +171,14 @@ func (s *Set) closePollers() error {
 	return errors.Join(errs...)
 }
 
-// Start runs the loops.
+// Start runs the loops. A set that was started, and only that, must be stopped.
 func (s *Set) Start() {
 	for _, l := range s.loops {
 		s.running.Go(l.run)
 	}
 }
 
-// Stop closes every connection and waits until the loops have ended and last words are written, or given up.
+// Stop sends every device away and waits until the loops have ended: a few seconds at the most, for peers that are slow to go.
 func (s *Set) Stop() {
 	for _, l := range s.loops {
 		l.post(stop{})
@@ -244,7 +244,7 @@ type adopt struct {
 func (a *adopt) drop() { a.outside.discard() }
 
 func (a *adopt) run(l *Loop) {
-	if l.stopped {
+	if l.stopping {
 		a.drop()
 		return
 	}

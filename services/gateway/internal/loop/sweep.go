@@ -105,10 +105,8 @@ func (l *Loop) sweepOne(s *sweep, i int32) {
 
 // sendAway tells a device that the gateway stops, and when to come back.
 func (l *Loop) sendAway(i int32) {
-	if c := l.conns.at(i); c.state == stateLive {
-		c.session.Disconnect(&l.out, mqtt.Disconnect{
-			Code: mqtt.ShuttingDown, User: []mqtt.UserProperty{session.RetryAfter(time.Second + rand.N(4*time.Second))},
-		}, session.Shutdown)
-		l.perform(i)
-	}
+	l.conns.at(i).session.Disconnect(&l.out, mqtt.Disconnect{
+		Code: mqtt.ShuttingDown, User: []mqtt.UserProperty{session.RetryAfter(time.Second + rand.N(4*time.Second))},
+	}, session.Shutdown)
+	l.perform(i)
 }

@@ -149,9 +149,7 @@ func (d *Disconnect) Append(out []byte, version byte) []byte {
 	for _, p := range d.User {
 		list = appendUser(list, p)
 	}
-	if len(list) == 0 {
-		return append(out, DISCONNECT<<4, 1, byte(d.Code))
-	}
+	// An empty property list may be left out, but there are clients that miss the code then.
 	return appendPacket(out, DISCONNECT<<4, appendProperties([]byte{byte(d.Code)}, list))
 }
 
