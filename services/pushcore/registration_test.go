@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
 	devicev1 "github.com/halleypush/halley/proto/halley/device/v1"
@@ -145,7 +146,15 @@ func TestProvisionalDeviceIsRemovedAfterAnHour(t *testing.T) {
 		t.Fatal(err)
 	}
 	core = site.Start(t) // the sweep runs at the start, and every minute
-	pushcoretest.Eventually(t, "the device is removed", func() bool { return !canCall(t, core, old) })
+	app = app.On(core)
+	pushcoretest.Eventually(t, "the device is removed", func() bool {
+		_, err := core.Devices.GetDevice(app.Key(t.Context()), &pushv1.GetDeviceRequest{App: app.ID, Device: old.Token})
+		return status.Code(err) == codes.NotFound
+	})
+	if canCall(t, core, old.On(core)) {
+		t.Error("a removed device can call")
+	}
+	young, back = young.On(core), back.On(core)
 	if !canCall(t, core, young) || !canCall(t, core, back) {
 		t.Error("a young device, or one that returned, was removed")
 	}

@@ -3,8 +3,10 @@ package pushcoretest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -180,9 +182,23 @@ func Bearer(credential string) func(*http.Request) {
 	return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+credential) }
 }
 
-// Metrics returns what the pushcore's /metrics shows.
-func (c *Core) Metrics(t testing.TB) string {
+// Metric returns the value of a metric that has these labels, names and values in turn, and perhaps more; -1 if /metrics
+// does not show it.
+func (c *Core) Metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
 	admin := Core{HTTP: c.Admin}
-	return admin.REST(t, "GET", "/metrics", "", nil).Body
+	for line := range strings.Lines(admin.REST(t, "GET", "/metrics", "", nil).Body) {
+		sample, number, found := strings.Cut(strings.TrimSpace(line), "} ")
+		if !found || !strings.HasPrefix(sample, name+"{") {
+			continue
+		}
+		matches := true
+		for i := 0; i < len(labels); i += 2 {
+			matches = matches && strings.Contains(sample, fmt.Sprintf("%s=%q", labels[i], labels[i+1]))
+		}
+		if value, err := strconv.ParseFloat(number, 64); err == nil && matches {
+			return value
+		}
+	}
+	return -1
 }

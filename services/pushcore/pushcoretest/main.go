@@ -37,7 +37,7 @@ func Main(m *testing.M) {
 	}
 	// Tests wait far more than they compute, so more of them run side by side than there are cores.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err) // only for a flag that is not there
 	}
 	code := postgrestest.Main(m)

@@ -63,6 +63,9 @@ type Site struct {
 	// ExpectErrors is set by a test that breaks something: without it a logged error, or a statement that PostgreSQL does
 	// not understand, fails the test.
 	ExpectErrors bool
+
+	sql     *pgx.Conn
+	cleanup func(func())
 }
 
 // NewSite makes a site that goes when the test ends.
@@ -75,7 +78,7 @@ func NewSite(t testing.TB) *Site {
 func NewSiteOn(t testing.TB, dsn string) *Site {
 	t.Helper()
 	dir := t.TempDir()
-	s := &Site{DSN: dsn, KeyFile: filepath.Join(dir, "keys.json"), Logs: &Logs{}}
+	s := &Site{DSN: dsn, cleanup: t.Cleanup, KeyFile: filepath.Join(dir, "keys.json"), Logs: &Logs{}}
 	if err := pushcore.CreateKeyFile(s.KeyFile); err != nil {
 		t.Fatal(err)
 	}
@@ -113,15 +116,23 @@ func newConfig(dsn, keyFile, natsURL string) (pushcore.Config, error) {
 	return c, config.Defaults(&c)
 }
 
-// SQL opens a connection of the test's own to the site's database, to look at rows or to hold locks. It closes when the
-// test ends.
+// SQL returns the test's own connection to the site's database, to look at rows. It is not for concurrent use.
 func (s *Site) SQL(t testing.TB) *pgx.Conn {
+	t.Helper()
+	if s.sql == nil {
+		s.sql = s.connect(t)
+	}
+	return s.sql
+}
+
+// connect opens a connection that closes when the site goes.
+func (s *Site) connect(t testing.TB) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(context.Background(), s.DSN)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	s.cleanup(func() { _ = conn.Close(context.Background()) }) // whatever it held is let go
 	return conn
 }
 
@@ -129,7 +140,7 @@ func (s *Site) SQL(t testing.TB) *pgx.Conn {
 // function that lets go.
 func (s *Site) Hold(t testing.TB, statements ...string) (release func()) {
 	t.Helper()
-	conn := s.SQL(t)
+	conn := s.connect(t)
 	for _, statement := range append([]string{"BEGIN"}, statements...) {
 		if _, err := conn.Exec(t.Context(), statement); err != nil {
 			t.Fatalf("%s: %v", statement, err)

@@ -229,8 +229,18 @@ func (d *Devices) Activate(ctx context.Context, apps []uint32, ordinals []uint64
 }
 
 // Remove removes a device for good: its secret is void, its install_id is free, its bindings and channel tokens are gone,
-// and what was kept for it has failed.
+// and what was kept for it has failed. DEVICE_NOT_FOUND if the app has no such device.
 func (d *Devices) Remove(ctx context.Context, app *App, number uint64) error {
+	return d.remove(ctx, app, number, stateProvisional, stateActive)
+}
+
+// RemoveProvisional removes a device if it is provisional still; DEVICE_NOT_FOUND if it has returned meanwhile.
+func (d *Devices) RemoveProvisional(ctx context.Context, app *App, number uint64) error {
+	return d.remove(ctx, app, number, stateProvisional)
+}
+
+// remove removes a device that is in one of the given states.
+func (d *Devices) remove(ctx context.Context, app *App, number uint64, states ...int16) error {
 	key := []any{ordinal.DeviceBucket(app.No, number), int32(app.No), int64(number)}
 	err := storage.InTx(ctx, d.pool, func(tx pgx.Tx) error {
 		users, err := lockUsersOfDevice(ctx, tx, app, number)
@@ -239,8 +249,9 @@ func (d *Devices) Remove(ctx context.Context, app *App, number uint64) error {
 		}
 		var install []byte
 		err = tx.QueryRow(ctx, `
-			UPDATE device SET state = 3, generation = generation + 1
-			WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 AND state <> 3 RETURNING install_hash`, key...).Scan(&install)
+			UPDATE device SET state = $4, generation = generation + 1
+			WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 AND state = ANY($5) RETURNING install_hash`,
+			append(key, stateRemoved, states)...).Scan(&install)
 		if err != nil {
 			return errNoDevice(err)
 		}

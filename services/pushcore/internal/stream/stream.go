@@ -18,8 +18,8 @@ const (
 	retryAfter = time.Second
 	// askFor is how long one request for messages stands at the server, and heartbeat how often it says that it still does:
 	// a stream or consumer that is gone is noticed after two of them.
-	askFor    = 5 * time.Second
-	heartbeat = time.Second
+	askFor    = 10 * time.Second
+	heartbeat = 2 * time.Second
 )
 
 // Stream is one stream with its configuration.

@@ -178,7 +178,11 @@ func (s *Sweeper) removeProvisional(ctx context.Context) (int, error) {
 			return n, err
 		}
 		for _, number := range ordinals {
-			if err := s.devices.Remove(ctx, app, number); err != nil && !fault.Is(err, "DEVICE_NOT_FOUND") {
+			err := s.devices.RemoveProvisional(ctx, app, number)
+			if fault.Is(err, "DEVICE_NOT_FOUND") {
+				continue // it has returned
+			}
+			if err != nil {
 				return n, err
 			}
 			n++
