@@ -330,6 +330,15 @@ func (g *Gateway) onPoke(msg *nats.Msg) {
 	}
 }
 
+// Delivers, Slices and Pokes are the requests as they come, for a test that answers them all.
+func (g *Gateway) Delivers() <-chan *Deliver { return g.delivers }
+
+// Slices are the requests to hand audience pushes over, as they come.
+func (g *Gateway) Slices() <-chan *Slice { return g.slices }
+
+// Pokes are the pokes as they come.
+func (g *Gateway) Pokes() <-chan *Poke { return g.pokes }
+
 // NextDeliver waits for the next request to hand direct pushes over.
 func (g *Gateway) NextDeliver(t testing.TB) *Deliver {
 	t.Helper()
