@@ -137,7 +137,7 @@ func (l *Ledger) applyChunk(ctx context.Context, keys []SliceKey, changes map[Sl
 func (l *Ledger) lock(ctx context.Context, tx pgx.Tx, keys []SliceKey) (map[SliceKey]*sliceState, int32, error) {
 	c := sliceColumnsOf(keys)
 	rows, err := tx.Query(ctx, `
-		SELECT i.n, p.version, p.state, (extract(epoch FROM now()) / 60)::integer
+		SELECT i.n, p.version, p.state, floor(extract(epoch FROM now()) / 60)::integer
 		FROM unnest($1::smallint[], $2::uuid[], $3::integer[]) WITH ORDINALITY AS i (bucket, push_id, slice, n)
 		JOIN push_slice p USING (bucket, push_id, slice)
 		WHERE p.targeted IS NOT NULL
