@@ -27,7 +27,8 @@ type Entry struct {
 	Reason ledgerv1.Reason
 }
 
-// ApplyDirect applies steps of direct deliveries in one transaction. Steps of deliveries that do not exist are passed over.
+// ApplyDirect applies steps of direct deliveries. Steps of deliveries that do not exist are passed over. Hand-overs and
+// endings are committed apart: each transaction goes through the rows once, in the order that all follow.
 func ApplyDirect(ctx context.Context, pool *pgxpool.Pool, entries []Entry) error {
 	var sent, final []Entry
 	for _, e := range entries {
@@ -37,16 +38,18 @@ func ApplyDirect(ctx context.Context, pool *pgxpool.Pool, entries []Entry) error
 			final = append(final, e)
 		}
 	}
-	sortEntries(final)
-	sortEntries(sent)
-	err := storage.InTx(ctx, pool, func(tx pgx.Tx) error {
-		if err := applyFinal(ctx, tx, final); err != nil {
-			return err
+	for _, part := range []struct {
+		entries []Entry
+		apply   func(context.Context, pgx.Tx, []Entry) error
+	}{{final, applyFinal}, {sent, applySent}} {
+		if len(part.entries) == 0 {
+			continue
 		}
-		return applySent(ctx, tx, sent)
-	})
-	if err != nil {
-		return fmt.Errorf("apply direct receipts: %w", err)
+		sortEntries(part.entries)
+		err := storage.InTx(ctx, pool, func(tx pgx.Tx) error { return part.apply(ctx, tx, part.entries) })
+		if err != nil {
+			return fmt.Errorf("apply direct receipts: %w", err)
+		}
 	}
 	return nil
 }
@@ -89,9 +92,6 @@ func applyFinal(ctx context.Context, tx pgx.Tx, entries []Entry) error {
 			first.add(e)
 		}
 	}
-	if len(first.ordinals) == 0 {
-		return nil
-	}
 	moved, had, err := move(ctx, tx, &first)
 	if err != nil {
 		return err
@@ -104,6 +104,7 @@ func applyFinal(ctx context.Context, tx pgx.Tx, entries []Entry) error {
 			rest = append(rest, e)
 		}
 	}
+	sortEntries(rest)
 	reachedLater, err := appendLog(ctx, tx, rest)
 	if err != nil {
 		return err
@@ -225,9 +226,6 @@ func forgetUserPushes(ctx context.Context, tx pgx.Tx, had []userPush) error {
 // applySent notes a hand-over that the device has not confirmed yet, and lets the sweeper rest until the push expires: the
 // session Pulls when the device comes back.
 func applySent(ctx context.Context, tx pgx.Tx, entries []Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
 	var c columns
 	for _, e := range entries {
 		c.add(e)
