@@ -144,6 +144,7 @@ func (w *Wire) Send(t testing.TB, p packets.Packet) {
 func (w *Wire) Encode(t testing.TB, p packets.Packet) []byte {
 	t.Helper()
 	p.ProtocolVersion = w.version
+	p.Mods.AllowResponseInfo = true // or Response Topics are left out
 	var buf bytes.Buffer
 	var err error
 	switch p.FixedHeader.Type {
@@ -197,7 +198,7 @@ func (w *Wire) Next(t testing.TB, kind byte) packets.Packet {
 		t.Fatalf("no %s came: %v", packets.PacketNames[kind], err)
 	}
 	if p.FixedHeader.Type != kind {
-		t.Fatalf("a %s came, want %s: %+v", packets.PacketNames[p.FixedHeader.Type], packets.PacketNames[kind], p)
+		t.Fatalf("%s came, want %s", describe(p), packets.PacketNames[kind])
 	}
 	return p
 }
@@ -212,13 +213,18 @@ func (w *Wire) NextPush(t testing.TB, want Push) packets.Packet {
 	return p
 }
 
+func describe(p packets.Packet) string {
+	return fmt.Sprintf("%s %d code 0x%02X (%s) %s %s", packets.PacketNames[p.FixedHeader.Type], p.PacketID, p.ReasonCode,
+		p.Properties.ReasonString, p.TopicName, p.Payload)
+}
+
 // WantClosed checks that the peer closes the connection and says nothing before.
 func (w *Wire) WantClosed(t testing.TB) {
 	t.Helper()
 	p, err := w.Read()
 	switch {
 	case err == nil:
-		t.Fatalf("a %s came, want the end: %+v", packets.PacketNames[p.FixedHeader.Type], p)
+		t.Fatalf("%s came, want the end", describe(p))
 	case errors.Is(err, errLate):
 		t.Fatal("the connection stays open")
 	}

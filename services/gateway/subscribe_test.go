@@ -1,0 +1,265 @@
+package gateway_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway"
+	"github.com/halleypush/halley/services/gateway/gatewaytest"
+)
+
+// greeted connects a new device of the site, and does not subscribe.
+func greeted(t *testing.T, site *gatewaytest.Site, version byte) *gatewaytest.Wire {
+	t.Helper()
+	wire := site.Dial(t, version)
+	wire.Greet(t, wire.Connect(site.Core.NewDevice(t)))
+	return wire
+}
+
+func TestSubscriptionsAreGrantedOnTheDevicesOwnTopicsOnly(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	topics := []string{
+		"push/demo", "reply/demo/+", "reply/demo/bind", "push/other", "push/demo/deeper", "event/demo", "push/+", "#",
+		"reply/demo/#", "reply/+/bind", "$share/group/push/demo",
+	}
+	for _, c := range []struct {
+		name    string
+		version byte
+		qos     byte
+		want    []byte
+	}{
+		{"MQTT 5 at QoS 2", gatewaytest.V5, 2, []byte{1, 1, 1, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E}},
+		{"MQTT 5 at QoS 1", gatewaytest.V5, 1, []byte{1, 1, 1, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E}},
+		{"MQTT 5 at QoS 0", gatewaytest.V5, 0, []byte{0, 0, 0, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E}},
+		{"3.1.1 at QoS 1", gatewaytest.V311, 1, []byte{1, 1, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			wire := greeted(t, site, c.version)
+			if got := wire.Subscribe(t, c.qos, topics...); !bytes.Equal(got, c.want) {
+				t.Errorf("granted % X, want % X", got, c.want)
+			}
+			wire.Ping(t)
+		})
+	}
+}
+
+func TestUnsubscribeEndsDelivery(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	phone := site.Core.NewDevice(t)
+	wire := site.Online(t, phone)
+	wire.Send(t, packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe, Qos: 1}, PacketID: 9,
+		Filters: packets.Subscriptions{{Filter: "push/demo"}, {Filter: "push/demo"}, {Filter: "reply/demo/bind"}},
+	})
+	if got := wire.Next(t, packets.Unsuback); got.PacketID != 9 || !bytes.Equal(got.ReasonCodes, []byte{0, 0x11, 0x11}) {
+		t.Errorf("UNSUBACK %+v", got)
+	}
+	site.Core.Saw.Opens.Await(t, "it is opened as not receiving", func(all []*gatewayv1.Open) bool {
+		return !all[len(all)-1].GetReceiving()
+	})
+	session := site.Core.Saw.Opens.All()[0].GetSession()
+	missed := gatewaytest.NewPush("while unsubscribed")
+	site.Core.Keep(phone, missed)
+	target := gatewaytest.Target{Device: phone, Push: missed, Session: session}
+	if got := site.Core.Deliver(t, target); got[0] != gatewayv1.DeliverResponse_NO_SESSION {
+		t.Errorf("the delivery is %s", got[0])
+	}
+	wire.Ping(t)
+	wire.Subscribe(t, 1, "push/demo")
+	wire.NextPush(t, missed)
+}
+
+func TestPublishesThatAreRefused(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	publish := func(change func(*packets.Packet)) packets.Packet {
+		p := packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: 3, TopicName: "event/demo", Payload: []byte("{}"),
+		}
+		change(&p)
+		return p
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*packets.Packet)
+		// puback is the code for MQTT 5; 0: the connection is closed with disconnect.
+		puback, disconnect byte
+	}{
+		{"topic of another app", func(p *packets.Packet) { p.TopicName = "event/other" }, 0x87, 0},
+		{"the device's own downlink", func(p *packets.Packet) { p.TopicName = "push/demo" }, 0x87, 0},
+		{"no method", func(p *packets.Packet) { p.TopicName = "call/demo/" }, 0x87, 0},
+		{"another topic at QoS 0", func(p *packets.Packet) {
+			p.TopicName, p.FixedHeader.Qos, p.PacketID = "a/b", 0, 0
+		}, 0, 0x87},
+		{"QoS 2", func(p *packets.Packet) { p.FixedHeader.Qos = 2 }, 0, 0x9B},
+		{"retain", func(p *packets.Packet) { p.FixedHeader.Retain = true }, 0, 0x9A},
+		{"a wildcard", func(p *packets.Packet) { p.TopicName = "event/+" }, 0, 0x90},
+		{"a Response Topic elsewhere", func(p *packets.Packet) {
+			p.TopicName, p.Properties.ResponseTopic = "call/demo/tags", "push/demo"
+		}, 0, 0x90},
+		{"a Topic Alias", func(p *packets.Packet) {
+			p.Properties.TopicAlias, p.Properties.TopicAliasFlag = 1, true
+		}, 0, 0x94},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			five := greeted(t, site, gatewaytest.V5)
+			five.Send(t, publish(c.change))
+			if c.puback != 0 {
+				if got := five.Next(t, packets.Puback); got.ReasonCode != c.puback || got.PacketID != 3 {
+					t.Errorf("PUBACK %d with 0x%02X, want 0x%02X", got.PacketID, got.ReasonCode, c.puback)
+				}
+				five.Ping(t)
+			} else {
+				five.WantDisconnect(t, c.disconnect)
+			}
+			p := publish(c.change)
+			if p.Properties.ResponseTopic != "" || p.Properties.TopicAliasFlag {
+				return // MQTT 5 only
+			}
+			three := greeted(t, site, gatewaytest.V311)
+			three.Send(t, p)
+			three.WantClosed(t)
+		})
+	}
+	if calls := site.Core.Saw.Calls.All(); len(calls) > 0 {
+		t.Errorf("pushcore was asked %v", calls)
+	}
+}
+
+func TestPacketsThatBreakTheProtocolCloseTheConnection(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	for _, c := range []struct {
+		name string
+		data string
+		code byte
+	}{
+		{"a second CONNECT", "\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00", 0x82},
+		{"a CONNACK", "\x20\x03\x00\x00\x00", 0x82},
+		{"AUTH", "\xf0\x00", 0x82},
+		{"PUBREL", "\x62\x02\x00\x01", 0x82},
+		{"packet type 0", "\x00\x00", 0x82},
+		{"PINGREQ with a body", "\xc0\x01\x00", 0x81},
+		{"PINGREQ with flags", "\xc1\x00", 0x81},
+		{"SUBSCRIBE with wrong flags", "\x80\x0e\x00\x01\x00\x00\x09push/demo\x01", 0x81},
+		{"SUBSCRIBE without topics", "\x82\x03\x00\x01\x00", 0x82},
+		{"SUBSCRIBE with identifier 0", "\x82\x0f\x00\x00\x00\x00\x09push/demo\x01", 0x82},
+		{"SUBSCRIBE at QoS 3", "\x82\x0f\x00\x01\x00\x00\x09push/demo\x03", 0x81},
+		{"a Subscription Identifier", "\x82\x11\x00\x01\x02\x0b\x01\x00\x09push/demo\x01", 0xA1},
+		{"a topic that is not UTF-8", "\x32\x0b\x00\x06even\xff\xfe\x00\x01\x00", 0x81},
+		{"a topic with a null", "\x32\x0b\x00\x06even\x00t\x00\x01\x00", 0x81},
+		{"PUBLISH with identifier 0", "\x32\x0f\x00\x0aevent/demo\x00\x00\x00", 0x82},
+		{"PUBLISH at QoS 3", "\x36\x0f\x00\x0aevent/demo\x00\x01\x00", 0x81},
+		{"a length of five bytes", "\x30\xff\xff\xff\xff\x01", 0x81},
+		{"too large", "\x30\xff\xff\x03", 0x95},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			wire := greeted(t, site, gatewaytest.V5)
+			wire.Write(t, []byte(c.data))
+			wire.WantDisconnect(t, c.code)
+		})
+	}
+}
+
+func TestAClientMaySayGoodbyeOrJustGo(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	for name, leave := range map[string]func(*gatewaytest.Wire){
+		"DISCONNECT": func(w *gatewaytest.Wire) {
+			w.Send(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
+			w.WantClosed(t)
+		},
+		"the end of the connection": func(w *gatewaytest.Wire) { w.Close() },
+		"the end of what it sends": func(w *gatewaytest.Wire) {
+			w.CloseWrite(t)
+			w.WantClosed(t)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			phone := site.Core.NewDevice(t)
+			wire := site.Online(t, phone)
+			session := site.Core.AwaitOnline(t, phone)
+			leave(wire)
+			site.Core.Saw.Closes.AwaitOne(t, "the close", func(c *gatewayv1.Close) bool { return c.GetSession() == session })
+		})
+	}
+}
+
+func TestAClientThatSendsTooFastIsClosed(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.PacketBurst, c.PacketRate = 20, 1 }})
+	for _, version := range []byte{gatewaytest.V5, gatewaytest.V311} {
+		wire := greeted(t, site, version)
+		wire.Write(t, []byte(strings.Repeat("\xc0\x00", 21)))
+		for range 20 {
+			wire.Next(t, packets.Pingresp)
+		}
+		wire.WantDisconnect(t, 0x96)
+	}
+}
+
+func TestThePacketLimitIsASetting(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.MaxPacket = 2000 }})
+	wire := greeted(t, site, gatewaytest.V5)
+	wire.Publish(t, 1, "event/demo", strings.Repeat(" ", 1900))
+	wire.Next(t, packets.Puback)
+	wire.Publish(t, 1, "event/demo", strings.Repeat(" ", 2000))
+	wire.WantDisconnect(t, 0x95)
+}
+
+func TestPacketsMayComeInAnyPieces(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	phone := site.Core.NewDevice(t)
+	for _, version := range []byte{gatewaytest.V5, gatewaytest.V311} {
+		wire := site.Dial(t, version)
+		var all []byte
+		all = append(all, wire.Encode(t, wire.Connect(phone))...)
+		for id := range uint16(10) {
+			all = append(all, wire.Encode(t, packets.Packet{
+				FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: id + 1, TopicName: "event/demo", Payload: []byte("{}"),
+			})...)
+		}
+		all = append(all, 0xC0, 0)
+		for _, b := range all {
+			wire.Write(t, []byte{b})
+		}
+		wantAnswers(t, wire)
+		wire.Close()
+
+		wire = site.Dial(t, version)
+		wire.Write(t, all) // one segment; what stands behind CONNECT comes before the CONNACK
+		wantAnswers(t, wire)
+	}
+}
+
+func wantAnswers(t *testing.T, wire *gatewaytest.Wire) {
+	t.Helper()
+	if ack := wire.Next(t, packets.Connack); ack.ReasonCode != 0 {
+		t.Fatalf("refused with 0x%02X", ack.ReasonCode)
+	}
+	acked := map[uint16]bool{}
+	for range 11 {
+		p, err := wire.Read()
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case p.FixedHeader.Type == packets.Puback:
+			acked[p.PacketID] = true
+		}
+	}
+	if len(acked) != 10 {
+		t.Errorf("acknowledged: %v", acked)
+	}
+}
