@@ -12,7 +12,7 @@ import (
 )
 
 func newApp(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "app", Short: "Make and change apps (admin)"}
+	c := group("app", "Make and change apps (admin)")
 	c.AddCommand(newAppCreate(g), newAppSet(g), &cobra.Command{
 		Use: "list", Short: "List the apps", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -136,7 +136,7 @@ func newAppSet(g *globals) *cobra.Command {
 }
 
 func newKey(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "key", Short: "Make and revoke an app's keys (admin; --app names the app)"}
+	c := group("key", "Make and revoke an app's keys (admin; --app names the app)")
 	var kind, note string
 	create := &cobra.Command{
 		Use: "create", Short: "Make a key; it is shown this once", Args: cobra.NoArgs,

@@ -88,24 +88,19 @@ type globals struct {
 
 func newRoot(out, errOut io.Writer) *cobra.Command {
 	g := &globals{out: out}
-	root := &cobra.Command{
-		Use:   "halley",
-		Short: "A self-hosted mobile push platform",
-		Long: `Halley gets messages from your servers to your apps on phones.
+	root := group("halley", "A self-hosted mobile push platform")
+	root.Long = `Halley gets messages from your servers to your apps on phones.
 
 "halley up" runs all of it in this terminal. The other commands talk to a running one: they take its address and keys from
 flags, from HALLEY_… variables, or from the data folder of the "halley up" on this machine (.halley/demo.env).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the service, 4 (--wait) not every device reached in time.`,
-		Version:       telemetry.Version(),
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the service, 4 (--wait) not every device reached in time.`
+	root.Version, root.SilenceErrors, root.SilenceUsage = telemetry.Version(), true, true
 	root.SetOut(out)
 	root.SetErr(errOut)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
-	f.StringVar(&g.data, "data", "", "data folder of the halley on this machine (default .halley, here or above; HALLEY_DATA)")
+	f.StringVar(&g.data, "data-dir", "", "data folder of the halley on this machine (default .halley, here or above; HALLEY_DATA)")
 	f.StringVar(&g.app, "app", "", "app id (HALLEY_APP)")
 	f.StringVar(&g.key, "key", "", "server key, sk_… (HALLEY_KEY)")
 	f.StringVar(&g.admin, "admin-token", "", "admin token, ak_… (HALLEY_ADMIN_TOKEN)")
@@ -115,13 +110,26 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the service, 4 (--wait
 	f.BoolVar(&g.tls, "tls", false, "speak TLS with the API")
 	f.StringVarP(&g.output, "output", "o", "text", "text or json")
 	root.AddCommand(
-		newUp(g, errOut), newDemo(g, errOut), newDevice(g), newPush(g), newGet(g), newDevices(g), newUser(g), newApp(g), newKey(g),
+		newUp(g, errOut), newDemo(g), newDevice(g), newPush(g), newGet(g), newDevices(g), newUser(g), newApp(g), newKey(g),
 		newService(), newKeyring(), newNATSConfig(g),
 	)
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}
 	return root
+}
+
+// group returns a command that only holds others: by itself it shows its help, and with anything else it is a mistake.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return usageError{fmt.Errorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())}
+		},
+	}
 }
 
 // wrapArgs makes mistakes in a command's arguments mistakes of usage.

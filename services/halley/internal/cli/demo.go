@@ -26,18 +26,18 @@ const (
 	demoWithin = 50 * time.Second
 )
 
-func newDemo(g *globals, errOut io.Writer) *cobra.Command {
+func newDemo(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
 		Short: "Show everything once, in a temporary folder",
 		Long: `Starts Halley in a temporary folder, connects 20 simulated phones, pushes to one device, to a user with three devices, to
 everyone, and to a device that is away and comes back, and prints how far each push got. It fails if anything is missing.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), g.out, errOut) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), g.out) },
 	}
 }
 
-func runDemo(ctx context.Context, out, errOut io.Writer) (err error) {
+func runDemo(ctx context.Context, out io.Writer) (err error) {
 	dir, err := os.MkdirTemp("", "halley-demo-")
 	if err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 )
 
 func newGet(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "get", Short: "Show a push, its deliveries, or a device"}
+	c := group("get", "Show a push, its deliveries, or a device")
 	c.AddCommand(&cobra.Command{
 		Use: "push PUSH_ID", Short: "Show a push and how far it has got", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -206,7 +206,7 @@ func (g *globals) showDevice(d *pushv1.Device) {
 }
 
 func newUser(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "user", Short: "Bind users to devices"}
+	c := group("user", "Bind users to devices")
 	c.AddCommand(&cobra.Command{
 		Use: "bind USER TOKEN", Short: "Bind a device to a user", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -77,12 +77,15 @@ func upConfig(cmd *cobra.Command, g *globals, path string, given map[string]*str
 		}
 	}
 	c.DatabaseURL = config.Secret(secret)
-	return c, c.Validate()
+	if err := c.Validate(); err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
 }
 
 // newService runs one service, as its own binary does.
 func newService() *cobra.Command {
-	c := &cobra.Command{Use: "service", Short: "Run one service of Halley alone, as in a cluster"}
+	c := group("service", "Run one service of Halley alone, as in a cluster")
 	var path string
 	c.PersistentFlags().StringVar(&path, "config", "", "YAML configuration file")
 	c.AddCommand(&cobra.Command{
