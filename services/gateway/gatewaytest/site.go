@@ -17,8 +17,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -130,6 +133,32 @@ func (s *Site) Stop() error { return s.stop() }
 func (s *Site) AwaitReady(t testing.TB) {
 	t.Helper()
 	Eventually(t, "the gateway is ready", func() bool { return s.Ready(context.Background()) == nil })
+}
+
+// Metric returns the value of a metric; label is empty, or `label="value"`.
+func (s *Site) Metric(t testing.TB, name, label string) float64 {
+	t.Helper()
+	response, err := http.Get("http://" + s.AdminAddr() + "/metrics") //nolint:noctx // the gateway of the test answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		labels, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
+		if ok && strings.HasPrefix(labels, name+"{") && strings.Contains(labels, label) {
+			n, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no metric %s{%s}", name, label)
+	return 0
 }
 
 // Logs collects log lines.

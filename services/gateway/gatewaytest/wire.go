@@ -179,6 +179,14 @@ func (w *Wire) Write(t testing.TB, data []byte) {
 	}
 }
 
+// HoldLittle has the kernel hold little for the client while it does not read.
+func (w *Wire) HoldLittle(t testing.TB) {
+	t.Helper()
+	if err := w.conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // CloseWrite says that nothing more will be sent.
 func (w *Wire) CloseWrite(t testing.TB) {
 	t.Helper()
