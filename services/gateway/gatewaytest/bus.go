@@ -252,11 +252,17 @@ func readSlice(t testing.TB, r *gatewayv1.SliceResponse) SliceAnswer {
 	return SliceAnswer{read(r.GetSent()), read(r.GetSentUnconfirmed()), read(r.GetPermissionOff())}
 }
 
-// Poke tells the gateway what happened to a device's session.
+// Poke tells the gateway what happened to a device's session that is open.
 func (c *Core) Poke(t testing.TB, d Device, action gatewayv1.PokeRequest_Poke_Action) {
 	t.Helper()
+	c.PokeSession(t, d, c.route(d).session, action)
+}
+
+// PokeSession tells the gateway what happened to a session.
+func (c *Core) PokeSession(t testing.TB, d Device, session uint64, action gatewayv1.PokeRequest_Poke_Action) {
+	t.Helper()
 	data, err := proto.Marshal(&gatewayv1.PokeRequest{Pokes: []*gatewayv1.PokeRequest_Poke{
-		{App: AppNumber, Ordinal: d.Ordinal, Session: c.route(d).session, Action: action},
+		{App: AppNumber, Ordinal: d.Ordinal, Session: session, Action: action},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -187,6 +187,13 @@ func (c *Core) AwaitOnline(t testing.TB, d Device) uint64 {
 	return r.session
 }
 
+// LoseRoutes forgets where devices are.
+func (c *Core) LoseRoutes() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.routes)
+}
+
 func (c *Core) route(d Device) route {
 	c.mu.Lock()
 	defer c.mu.Unlock()
