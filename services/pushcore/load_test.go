@@ -139,6 +139,7 @@ func (l *load) receipts(t *testing.T, gateway *pushcoretest.Gateway, phones []*p
 
 // serve answers everything that a gateway is asked until ctx ends.
 func serve(t *testing.T, gateway *pushcoretest.Gateway, stop <-chan struct{}) {
+	t.Helper()
 	for {
 		select {
 		case <-stop:

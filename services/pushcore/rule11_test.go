@@ -3,6 +3,8 @@ package pushcore_test
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/halleypush/halley/pkg/ordinal"
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
@@ -16,17 +18,14 @@ func shares(t *testing.T, site *pushcoretest.Site) map[string]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rows.Close()
 	owners := map[string]int{}
-	for rows.Next() {
-		var owner string
-		var n int
-		if err := rows.Scan(&owner, &n); err != nil {
-			t.Fatal(err)
-		}
+	var owner string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&owner, &n}, func() error {
 		owners[owner] = n
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	return owners

@@ -79,10 +79,14 @@ func TestRule2StoreThenLookDirectPushStopped(t *testing.T) {
 	t.Parallel()
 	for name, stop := range map[string]func(t *testing.T, c *crossing) (release func()){
 		"before it writes": func(t *testing.T, c *crossing) func() {
+			t.Helper()
 			// The same idempotency key in a transaction that is under way.
 			return c.core.Hold(t, "INSERT INTO idempotency VALUES (1, 'k', '\\x00', gen_random_uuid(), now())")
 		},
-		"at its commit": func(t *testing.T, c *crossing) func() { return c.core.StopAtCommit(t, "inbox") },
+		"at its commit": func(t *testing.T, c *crossing) func() {
+			t.Helper()
+			return c.core.StopAtCommit(t, "inbox")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -101,9 +105,13 @@ func TestRule2StoreThenLookOpenStoppedDirectPush(t *testing.T) {
 	t.Parallel()
 	for name, stop := range map[string]func(t *testing.T, c *crossing) (release func()){
 		"before it writes": func(t *testing.T, c *crossing) func() {
+			t.Helper()
 			return c.core.Hold(t, "SELECT FROM session FOR UPDATE")
 		},
-		"at its commit": func(t *testing.T, c *crossing) func() { return c.core.StopAtCommit(t, "session") },
+		"at its commit": func(t *testing.T, c *crossing) func() {
+			t.Helper()
+			return c.core.StopAtCommit(t, "session")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -152,9 +160,13 @@ func TestRule2StoreThenLookAudiencePushStopped(t *testing.T) {
 	t.Parallel()
 	for name, stop := range map[string]func(t *testing.T, c *crossing) (release func()){
 		"before it writes": func(t *testing.T, c *crossing) func() {
+			t.Helper()
 			return c.core.Hold(t, "INSERT INTO live SELECT bucket, app_no, slice, 0, '{}' FROM slice_active")
 		},
-		"at its commit": func(t *testing.T, c *crossing) func() { return c.core.StopAtCommit(t, "live") },
+		"at its commit": func(t *testing.T, c *crossing) func() {
+			t.Helper()
+			return c.core.StopAtCommit(t, "live")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -173,9 +185,13 @@ func TestRule2StoreThenLookOpenStoppedAudiencePush(t *testing.T) {
 	t.Parallel()
 	for name, stop := range map[string]func(t *testing.T, c *crossing) (release func()){
 		"before it writes": func(t *testing.T, c *crossing) func() {
+			t.Helper()
 			return c.core.Hold(t, "SELECT FROM session FOR UPDATE")
 		},
-		"at its commit": func(t *testing.T, c *crossing) func() { return c.core.StopAtCommit(t, "session") },
+		"at its commit": func(t *testing.T, c *crossing) func() {
+			t.Helper()
+			return c.core.StopAtCommit(t, "session")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -169,7 +169,7 @@ func (c *Core) REST(t testing.TB, method, path, body string, authorize func(*htt
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end
+	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)

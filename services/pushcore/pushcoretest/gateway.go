@@ -222,7 +222,10 @@ func (d *Deliver) PushIDs() []string {
 func PushID(b *gatewayv1.Body) string { return uuid.UUID(b.GetPushId()).String() }
 
 // Take answers TAKEN for every target.
-func (d *Deliver) Take(t testing.TB) { d.AnswerAll(t, gatewayv1.DeliverResponse_TAKEN) }
+func (d *Deliver) Take(t testing.TB) {
+	t.Helper()
+	d.AnswerAll(t, gatewayv1.DeliverResponse_TAKEN)
+}
 
 // AnswerAll answers the same for every target.
 func (d *Deliver) AnswerAll(t testing.TB, result gatewayv1.DeliverResponse_Result) {

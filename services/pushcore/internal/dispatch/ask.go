@@ -23,8 +23,10 @@ import (
 const askAgain = 2 * time.Second
 
 // ask publishes a slice to the gateways that may hold devices of the app, once for all, and waits until each has answered
-// or lapsed; only silent ones are asked again, one by one.
-func (s *Slices) ask(ctx context.Context, k ledger.SliceKey, push *message.Push, targeted *roaring.Bitmap) error {
+// or lapsed; only silent ones are asked again, one by one. slow is called when the first round is over and some are silent.
+func (s *Slices) ask(
+	ctx context.Context, k ledger.SliceKey, push *message.Push, targeted *roaring.Bitmap, slow func(),
+) error {
 	// A new statement, after the commit of the targets: a gateway that opens its first session of the app later reads them.
 	live, err := s.leases.Live(ctx, k.App)
 	if err != nil || len(live) == 0 {
@@ -55,6 +57,7 @@ func (s *Slices) ask(ctx context.Context, k ledger.SliceKey, push *message.Push,
 		if err := s.collect(ctx, k, answers, silent); err != nil || len(silent) == 0 {
 			return err
 		}
+		slow()
 		if err := s.askSilent(ctx, inbox, request, silent); err != nil {
 			return err
 		}

@@ -24,8 +24,11 @@ import (
 )
 
 const (
-	// workers is how many slices are in the gateways' hands at a time: the credit of one pushcore.
-	workers = 4
+	// credit is how many slices one pushcore resolves and hands to the gateways at a time. A slice that has waited askAgain
+	// gives its credit back: what it waits for is a gateway that is silent, and the slices of others need not.
+	credit = 4
+	// workers bounds the slices that are handed over or wait for silent gateways.
+	workers = 64
 	// maxQueued bounds the slices that wait for a worker; more stay in JetStream.
 	maxQueued = 256
 	// claim is how long a slice is ours without a heartbeat before the sweeper wakes another worker.
@@ -48,6 +51,7 @@ type Slices struct {
 	turns []uint32                     // guarded by mu: the apps with queued slices, next one first
 	more  chan struct{}                // has room for one: something was queued
 	room  chan struct{}                // one token per slice that may be held
+	busy  chan struct{}                // one token per slice that has credit
 	ended func(context.Context, []ledger.SliceKey)
 }
 
@@ -63,6 +67,7 @@ func NewSlices(
 		byApp: map[uint32][]ledger.SliceKey{},
 		more:  make(chan struct{}, 1),
 		room:  make(chan struct{}, maxQueued),
+		busy:  make(chan struct{}, credit),
 	}
 }
 
@@ -141,20 +146,32 @@ func (s *Slices) work(ctx context.Context) {
 			return
 		case <-s.more:
 		}
-		for {
-			k, ok := s.next()
-			if !ok {
-				break
-			}
-			begin := time.Now()
-			err := s.handOver(ctx, k)
-			s.metrics.slices.WithLabelValues(result(err)).Observe(time.Since(begin).Seconds())
-			if err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "slice left to the sweeper", "push_id", k.Push, "slice", k.Slice, "error", err)
-			}
-			s.done(k)
+		for s.one(ctx) { // each hands one over
 		}
 	}
+}
+
+// one hands the next slice over, once there is credit for it, and reports whether there was one.
+func (s *Slices) one(ctx context.Context) bool {
+	select {
+	case s.busy <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	release := sync.OnceFunc(func() { <-s.busy })
+	defer release()
+	k, ok := s.next()
+	if !ok {
+		return false
+	}
+	defer s.done(k)
+	begin := time.Now()
+	err := s.handOver(ctx, k, release)
+	s.metrics.slices.WithLabelValues(result(err)).Observe(time.Since(begin).Seconds())
+	if err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "slice left to the sweeper", "push_id", k.Push, "slice", k.Slice, "error", err)
+	}
+	return true
 }
 
 // heartbeat keeps the held slices ours.
@@ -180,8 +197,8 @@ func (s *Slices) heartbeat(ctx context.Context) {
 }
 
 // handOver does all for one slice: resolve and commit its targets, then look for the gateways, then ask them until each
-// has answered or lapsed.
-func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey) error {
+// has answered or lapsed. slow is called when it takes longer because a gateway is silent.
+func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey, slow func()) error {
 	found, err := s.pushes.Get(ctx, s.pool, []uuid.UUID{k.Push})
 	if err != nil {
 		return err
@@ -201,7 +218,7 @@ func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey) error {
 		s.ended(ctx, []ledger.SliceKey{k})
 		return nil
 	}
-	if err := s.ask(ctx, k, push, targeted); err != nil {
+	if err := s.ask(ctx, k, push, targeted, slow); err != nil {
 		return err
 	}
 	if push.OnlineOnly() {

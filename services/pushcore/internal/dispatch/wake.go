@@ -58,7 +58,7 @@ func (w *Wakes) Run(ctx context.Context, slices *Slices) {
 	consumer := jetstream.ConsumerConfig{
 		Durable: "workers", AckPolicy: jetstream.AckExplicitPolicy, AckWait: takeFor, MaxAckPending: 1_000,
 	}
-	w.stream.Run(ctx, w.log, consumer, workers, func(msg jetstream.Msg) error {
+	w.stream.Run(ctx, w.log, consumer, credit, func(msg jetstream.Msg) error {
 		var work ledgerv1.SliceWork
 		if err := proto.Unmarshal(msg.Data(), &work); err == nil {
 			if id, err := uuid.FromBytes(work.GetPushId()); err == nil {

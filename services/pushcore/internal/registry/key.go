@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// ServerPrefix starts the keys of business servers, ClientPrefix those that ship inside apps.
+	// ServerPrefix starts the keys of business servers.
 	ServerPrefix = "sk_"
+	// ClientPrefix starts the keys that ship inside apps.
 	ClientPrefix = "ck_"
 
 	keyBytes     = 32

@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// MaxDevicesPerUser and MaxUsersPerDevice bound bindings.
+	// MaxDevicesPerUser bounds the devices bound to one user.
 	MaxDevicesPerUser = 100
+	// MaxUsersPerDevice bounds the users that one device is bound to.
 	MaxUsersPerDevice = 10
 
 	proofAge = time.Hour

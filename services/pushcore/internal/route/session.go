@@ -114,11 +114,9 @@ func (s *Sessions) Open(ctx context.Context, by Incarnation, opens []Open) ([]Op
 	newest := map[Device]int{}
 	for i, o := range opens {
 		if j, ok := newest[o.Device]; ok {
-			older := min(i, j)
+			older := j
 			if opens[i].Session < opens[j].Session {
 				older = i
-			} else {
-				older = j
 			}
 			answers[older].Outcome = Superseded
 			if older == i {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -56,19 +57,16 @@ func DropPartitions(ctx context.Context, pool *pgxpool.Pool, before time.Time) (
 	if err != nil {
 		return nil, fmt.Errorf("list partitions: %w", err)
 	}
-	defer rows.Close()
 	var old []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, fmt.Errorf("list partitions: %w", err)
-		}
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
 		from, err := time.Parse(dayLayout, name[strings.LastIndexByte(name, '_')+1:])
 		if err == nil && !from.Add(day).After(before) {
 			old = append(old, name)
 		}
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("list partitions: %w", err)
 	}
 	slices.Sort(old)

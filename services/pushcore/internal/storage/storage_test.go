@@ -68,7 +68,7 @@ func TestMigrationsGoUpDownAndUpAgain(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 	db := stdlib.OpenDBFromPool(pool)
-	defer db.Close() //nolint:errcheck // a test's
+	defer db.Close()
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, os.DirFS("migrations"))
 	if err != nil {
 		t.Fatal(err)
