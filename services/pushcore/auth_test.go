@@ -62,8 +62,8 @@ func try(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor, a
 	return status.Code(err)
 }
 
-// credentials are what somebody may hold, by what it is.
-func credentials(t *testing.T, core *pushcoretest.Core) (app *pushcoretest.App, held map[string]string) {
+// everyCredential returns what somebody may hold, by what it is.
+func everyCredential(t *testing.T, core *pushcoretest.Core) (app *pushcoretest.App, held map[string]string) {
 	t.Helper()
 	app, other := core.NewApp(t, nil), core.NewApp(t, nil)
 	return app, map[string]string{
@@ -93,7 +93,7 @@ var services = map[string]rights{
 func TestEveryMethodIsOpenToItsCredentialOnly(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)
-	app, held := credentials(t, core)
+	app, held := everyCredential(t, core)
 	for service, methods := range halleyMethods() {
 		for _, m := range methods {
 			for port, conn := range map[bool]*grpc.ClientConn{true: core.Business, false: core.InternalConn} {
@@ -152,7 +152,7 @@ func TestServersServeNothingElse(t *testing.T) {
 func TestEveryRESTPathIsOpenToItsCredentialOnly(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)
-	app, held := credentials(t, core)
+	app, held := everyCredential(t, core)
 	tried := 0
 	for service, right := range services {
 		for _, m := range halleyMethods()[service] {
@@ -204,7 +204,7 @@ func binding(rule *annotations.HttpRule) (method, path string) {
 func TestPhoneCallsNeedTheDevicesOwnSecret(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)
-	app, held := credentials(t, core)
+	app, held := everyCredential(t, core)
 	phone, second := app.Register(t), app.Register(t)
 	stranger := core.NewApp(t, nil).Register(t)
 	wrong := map[string]func(*http.Request){
