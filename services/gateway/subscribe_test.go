@@ -173,13 +173,13 @@ func TestPacketsThatBreakTheProtocolCloseTheConnection(t *testing.T) {
 func TestAClientMaySayGoodbyeOrJustGo(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
-	for name, leave := range map[string]func(*gatewaytest.Wire){
-		"DISCONNECT": func(w *gatewaytest.Wire) {
+	for name, leave := range map[string]func(*testing.T, *gatewaytest.Wire){
+		"DISCONNECT": func(t *testing.T, w *gatewaytest.Wire) {
 			w.Send(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
 			w.WantClosed(t)
 		},
-		"the end of the connection": func(w *gatewaytest.Wire) { w.Close() },
-		"the end of what it sends": func(w *gatewaytest.Wire) {
+		"the end of the connection": func(_ *testing.T, w *gatewaytest.Wire) { w.Close() },
+		"the end of what it sends": func(t *testing.T, w *gatewaytest.Wire) {
 			w.CloseWrite(t)
 			w.WantClosed(t)
 		},
@@ -189,7 +189,7 @@ func TestAClientMaySayGoodbyeOrJustGo(t *testing.T) {
 			phone := site.Core.NewDevice(t)
 			wire := site.Online(t, phone)
 			session := site.Core.AwaitOnline(t, phone)
-			leave(wire)
+			leave(t, wire)
 			site.Core.Saw.Closes.AwaitOne(t, "the close", func(c *gatewayv1.Close) bool { return c.GetSession() == session })
 		})
 	}
