@@ -151,7 +151,7 @@ func (c *Client) Close(o loop.Close) {
 		delete(c.opens, o.Session)
 		c.repair.settled(p.round)
 	}
-	if !o.Opened && (p == nil || !p.tried) {
+	if p != nil && !p.tried && !o.Opened {
 		return // pushcore never heard of it
 	}
 	if len(c.closes) >= maxCloses {
