@@ -246,3 +246,7 @@ func TestADeadlineEndsADrain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func closeOf(session uint64) func(*gatewayv1.Close) bool {
+	return func(c *gatewayv1.Close) bool { return c.GetSession() == session }
+}
