@@ -113,8 +113,6 @@ func TestEventsAreTriedAgainWhilePushcoreCannotTakeThem(t *testing.T) {
 
 func TestCallsAreAnsweredOnTheirReplyTopic(t *testing.T) {
 	t.Parallel()
-	site := gatewaytest.Start(t, gatewaytest.Options{})
-	g := holdCalls(site.Core)
 	for name, c := range map[string]struct {
 		version  byte
 		filter   string
@@ -130,7 +128,10 @@ func TestCallsAreAnsweredOnTheirReplyTopic(t *testing.T) {
 		"an id not echoed":  {gatewaytest.V5, "reply/demo/+", 1, `{"id":{"a":1}}`, `{}`, "", `{"ok":{}}`},
 		"a body not parsed": {gatewaytest.V5, "reply/demo/+", 1, `not json`, "", `{"code":"INVALID_ARGUMENT"}`, `{"error":{"code":"INVALID_ARGUMENT"}}`},
 	} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // one after the other: calls are told apart by their order
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := gatewaytest.Start(t, gatewaytest.Options{})
+			g := holdCalls(site.Core)
 			wire := greeted(t, site, c.version)
 			wire.Subscribe(t, c.qos, c.filter)
 			id := wire.Publish(t, 1, "call/demo/bind", c.body)
@@ -154,10 +155,13 @@ func TestCallsAreAnsweredOnTheirReplyTopic(t *testing.T) {
 				wire.Ack(t, reply)
 			}
 			wire.Ping(t)
+			if err := site.Stop(); err != nil { // the last receipts are out then
+				t.Error(err)
+			}
+			for _, r := range site.Core.Saw.Receipts.All() {
+				t.Errorf("a reply made a receipt: %v", r)
+			}
 		})
-	}
-	for _, r := range site.Core.Saw.Receipts.All() {
-		t.Errorf("a reply made a receipt: %v", r)
 	}
 }
 

@@ -14,6 +14,7 @@ func TestALapsedGatewayTakesTheNextIncarnationAndOpensEverySessionAgain(t *testi
 	for name, lapse := range map[string]func(*testing.T, *gatewaytest.Site){
 		"told by a renewal": func(_ *testing.T, s *gatewaytest.Site) { s.Core.Lapse() },
 		"told by a batch": func(t *testing.T, s *gatewaytest.Site) {
+			t.Helper()
 			renewed := make(chan struct{}, 100)
 			s.Core.Script(func(script *gatewaytest.Script) { // for so long that no renewal says it
 				script.Lease = func(r *gatewayv1.RenewLeaseRequest) (*gatewayv1.RenewLeaseResponse, error) {

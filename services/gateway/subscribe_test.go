@@ -175,11 +175,13 @@ func TestAClientMaySayGoodbyeOrJustGo(t *testing.T) {
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	for name, leave := range map[string]func(*testing.T, *gatewaytest.Wire){
 		"DISCONNECT": func(t *testing.T, w *gatewaytest.Wire) {
+			t.Helper()
 			w.Send(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
 			w.WantClosed(t)
 		},
 		"the end of the connection": func(_ *testing.T, w *gatewaytest.Wire) { w.Close() },
 		"the end of what it sends": func(t *testing.T, w *gatewaytest.Wire) {
+			t.Helper()
 			w.CloseWrite(t)
 			w.WantClosed(t)
 		},

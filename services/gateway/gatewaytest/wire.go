@@ -3,6 +3,7 @@ package gatewaytest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +32,7 @@ const (
 // Dial connects to the gateway over TCP and says nothing yet.
 func (s *Site) Dial(t testing.TB, version byte) *Wire {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.MQTTAddr())
+	conn, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", s.MQTTAddr())
 	if err != nil {
 		t.Fatal(err)
 	}
