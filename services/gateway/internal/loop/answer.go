@@ -26,7 +26,7 @@ type Opened struct {
 type Pulled struct {
 	Ref     Ref
 	Session uint64
-	Seq     uint32
+	Seq     uint16
 	Failed  bool
 	Open    bool
 	Kept    []KeptMessage
@@ -36,7 +36,7 @@ type Pulled struct {
 // Answered is the answer to a Call.
 type Answered struct {
 	Ref    Ref
-	Seq    uint32
+	Seq    uint16
 	Answer session.Answer
 }
 

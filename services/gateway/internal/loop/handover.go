@@ -68,7 +68,7 @@ func (p *deliverPart) run(l *Loop) {
 	for _, n := range p.list {
 		t := &p.targets[n]
 		p.results[n] = l.deliver(t)
-		l.set.metrics.direct.WithLabelValues(p.results[n].String()).Inc()
+		l.set.metrics.direct[p.results[n]].Inc()
 	}
 	p.finish()
 }

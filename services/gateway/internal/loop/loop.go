@@ -39,6 +39,7 @@ type Loop struct {
 	memory   memory
 	jobs     []*job
 	sweeps   []*sweep
+	pool     session.Pool
 	out      session.Output
 	ending   session.Output
 	buf      []byte
@@ -65,10 +66,12 @@ func newLoop(s *Set, id int) (*Loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Loop{
+	l := &Loop{
 		set: s, id: id, poll: poll, log: s.log, wheel: newWheel(), index: index{}, memory: memory{},
 		buf: make([]byte, readSize), listener: int(none),
-	}, nil
+	}
+	l.out.Pool, l.ending.Pool = &l.pool, &l.pool
+	return l, nil
 }
 
 // post has a command run on the loop, soon. Commands of one poster run in their order. After the loop has ended they are

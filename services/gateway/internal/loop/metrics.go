@@ -18,7 +18,7 @@ type Metrics struct {
 	connects          *prometheus.CounterVec
 	closes            *prometheus.CounterVec
 	opens             *prometheus.CounterVec
-	direct            *prometheus.CounterVec
+	direct            map[gatewayv1.DeliverResponse_Result]prometheus.Counter
 	audience          map[session.Result]prometheus.Counter
 	acks, probes      prometheus.Counter
 	acceptErrors      prometheus.Counter
@@ -72,9 +72,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		closes:   counter("closes_total", "Connections that ended, by reason.", "reason", session.Reasons()...),
 		opens: counter("opens_total", "Sessions that pushcore answered to open, by its answer.", "status",
 			gatewayv1.Opened_OPEN.String(), gatewayv1.Opened_SUPERSEDED.String(), gatewayv1.Opened_GONE.String()),
-		direct: counter("direct_total", "Direct deliveries by what became of them.", "result",
-			gatewayv1.DeliverResponse_TAKEN.String(), gatewayv1.DeliverResponse_NO_SESSION.String(),
-			gatewayv1.DeliverResponse_FULL.String(), gatewayv1.DeliverResponse_PERMISSION_OFF.String()),
+		direct:       map[gatewayv1.DeliverResponse_Result]prometheus.Counter{},
 		acks:         plain("acks_total", "Messages that devices acknowledged."),
 		probes:       plain("probes_total", "Connections that were probed because an acknowledgement was missing."),
 		acceptErrors: plain("accept_errors_total", "Connections that could not be accepted."),
@@ -96,6 +94,13 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	registry.MustRegister(connections)
 	for t := range transports {
 		m.connections[t] = connections.WithLabelValues(t.String())
+	}
+	direct := counter("direct_total", "Direct deliveries by what became of them.", "result")
+	for _, result := range []gatewayv1.DeliverResponse_Result{
+		gatewayv1.DeliverResponse_TAKEN, gatewayv1.DeliverResponse_NO_SESSION, gatewayv1.DeliverResponse_FULL,
+		gatewayv1.DeliverResponse_PERMISSION_OFF,
+	} {
+		m.direct[result] = direct.WithLabelValues(result.String())
 	}
 	audience := counter("audience_total", "Hand-overs of audience pushes to sessions, by what became of them.", "result")
 	for result, name := range map[session.Result]string{

@@ -70,7 +70,7 @@ type Pull struct {
 	App     uint32
 	Ordinal uint64
 	Session uint64
-	Seq     uint32
+	Seq     uint16
 	After   uuid.UUID
 	Limit   int
 }
@@ -89,7 +89,7 @@ type Call struct {
 	Ref     Ref
 	App     uint32
 	Ordinal uint64
-	Seq     uint32
+	Seq     uint16
 	Method  string
 	JSON    []byte
 }

@@ -39,7 +39,7 @@ type Action struct {
 	Limit     int
 
 	// DoPull, DoCall: the answer is given back with the same Seq. JSON is a copy.
-	Seq    uint32
+	Seq    uint16
 	Method string
 	JSON   []byte
 
@@ -49,10 +49,12 @@ type Action struct {
 	Audience bool
 }
 
-// Output takes what a session wants: bytes for the peer, and actions. A host empties and reuses one.
+// Output takes what sessions want: bytes for the peer, and actions. A host empties and reuses one.
 type Output struct {
 	Bytes   []byte
 	Actions []Action
+	// Pool may be nil.
+	Pool *Pool
 }
 
 // Reset empties the output and keeps its memory.

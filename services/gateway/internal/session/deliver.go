@@ -66,7 +66,7 @@ func (s *Session) Deliver(out *Output, c Clock, m *Message, user string, slice b
 		return Over
 	}
 	if !s.is(live) {
-		return s.hold(m, user)
+		return s.hold(out, m, user)
 	}
 	if !m.Audience {
 		if r := s.remembers(c.Millis(), m.ID); r != nil {
@@ -77,7 +77,7 @@ func (s *Session) Deliver(out *Output, c Clock, m *Message, user string, slice b
 		return Off
 	}
 	if s.is(wantPull) || s.room() == 0 { // what is kept is older, and goes first
-		s.miss(m.ID)
+		s.miss(out, m.ID)
 		s.pullIfRoom(out)
 		return Full
 	}
@@ -85,18 +85,18 @@ func (s *Session) Deliver(out *Output, c Clock, m *Message, user string, slice b
 }
 
 // hold keeps a delivery until the Open is answered, up to a window full; the Pull that follows finds the others.
-func (s *Session) hold(m *Message, user string) Result {
+func (s *Session) hold(out *Output, m *Message, user string) Result {
 	if !s.is(asked) || !s.is(openAsReceiving) {
 		return NotReceiving
 	}
-	a := s.activate()
+	a := s.activate(out)
 	for _, h := range a.held {
 		if h.message.ID == m.ID {
 			return Held
 		}
 	}
 	if len(a.held) >= int(s.window) {
-		s.miss(m.ID)
+		s.miss(out, m.ID)
 		return Full
 	}
 	a.held = append(a.held, held{m, user})
@@ -131,7 +131,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 		if qos == 0 {
 			proof = ledgerv1.Step_STEP_SENT_UNCONFIRMED
 		}
-		s.remember(c.Millis(), m.ID, proof)
+		s.remember(out, c.Millis(), m.ID, proof)
 	}
 	if qos == 0 {
 		if !slice {
@@ -142,7 +142,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 	if slice {
 		f.flags |= isReported
 	}
-	a := s.activate()
+	a := s.activate(out)
 	a.flights = append(a.flights, f)
 	return Taken
 }
@@ -185,6 +185,7 @@ func (s *Session) acked(out *Output, c Clock, id uint16) {
 	}
 	a.flights = slices.Delete(a.flights, i, i+1)
 	s.pullIfRoom(out)
+	s.rest(out)
 }
 
 // remembers returns what the session knows of a direct push that it handed over.
@@ -200,8 +201,8 @@ func (s *Session) remembers(now uint32, push uuid.UUID) *recent {
 	return nil
 }
 
-func (s *Session) remember(now uint32, push uuid.UUID, proof ledgerv1.Step) {
-	a := s.activate()
+func (s *Session) remember(out *Output, now uint32, push uuid.UUID, proof ledgerv1.Step) {
+	a := s.activate(out)
 	if len(a.recent) == remembered {
 		a.recent = slices.Delete(a.recent, 0, 1)
 	}
@@ -218,8 +219,8 @@ func (s *Session) again(out *Output, r *recent) Result {
 }
 
 // miss notes that a push could not be handed over: the next Pull must find it. The answer to one that is under way may not.
-func (s *Session) miss(push uuid.UUID) {
-	a := s.activate()
+func (s *Session) miss(out *Output, push uuid.UUID) {
+	a := s.activate(out)
 	switch {
 	case s.is(pulling | asked):
 		if !s.is(missedMeanwhile) || bytes.Compare(push[:], a.missed[:]) < 0 {
@@ -250,7 +251,7 @@ func before(id uuid.UUID) uuid.UUID {
 func (s *Session) PullAll(out *Output) {
 	if s.Receiving() {
 		s.flags &^= pulling
-		s.miss(uuid.Nil)
+		s.miss(out, uuid.Nil)
 		s.pullIfRoom(out)
 	}
 }
@@ -265,8 +266,8 @@ func (s *Session) pullIfRoom(out *Output) {
 		return
 	}
 	s.flags |= pulling
-	a := s.activate()
-	a.pullSeq++
+	a := s.activate(out)
+	a.pullSeq = s.seq()
 	out.Actions = append(out.Actions, Action{Kind: DoPull, Seq: a.pullSeq, After: a.cursor, Limit: room})
 }
 
@@ -298,21 +299,22 @@ func (s *Session) OnOpened(out *Output, c Clock, off bool, kept []Kept, more boo
 		s.active.cursor = uuid.Nil
 	}
 	if s.Receiving() {
-		s.turnPage(kept, more)
+		s.turnPage(out, kept, more)
 		s.takeAll(out, c, kept, waiting)
 		s.pullIfRoom(out)
 	}
+	s.rest(out)
 }
 
 // turnPage notes where the next Pull begins after a page, and whether there must be one.
-func (s *Session) turnPage(page []Kept, more bool) {
+func (s *Session) turnPage(out *Output, page []Kept, more bool) {
 	missed := s.is(missedMeanwhile)
 	s.set(wantPull, more || missed)
 	s.flags &^= missedMeanwhile
 	if !s.is(wantPull) {
 		return
 	}
-	a := s.activate()
+	a := s.activate(out)
 	if len(page) > 0 {
 		a.cursor = page[len(page)-1].Message.ID
 	}
@@ -356,7 +358,7 @@ func (s *Session) takeKept(out *Output, c Clock, k Kept) {
 	switch {
 	case m.Expired(c.Now), m.Notification && s.is(permissionOff):
 	case s.room() == 0: // replies took the room meanwhile
-		s.miss(m.ID)
+		s.miss(out, m.ID)
 	default:
 		s.hand(out, c, m, k.User, false)
 	}
@@ -364,7 +366,7 @@ func (s *Session) takeKept(out *Output, c Clock, k Kept) {
 
 // OnPulled takes the answer to a Pull. open false means that the session is no route any more; it is opened again. An answer
 // that an Open has overtaken does not count.
-func (s *Session) OnPulled(out *Output, c Clock, seq uint32, open bool, kept []Kept, more bool) {
+func (s *Session) OnPulled(out *Output, c Clock, seq uint16, open bool, kept []Kept, more bool) {
 	if !s.is(pulling) || s.active == nil || s.active.pullSeq != seq {
 		return
 	}
@@ -375,16 +377,17 @@ func (s *Session) OnPulled(out *Output, c Clock, seq uint32, open bool, kept []K
 		s.flags &^= wantPull | missedMeanwhile
 		s.Reopen(out)
 	case s.Receiving():
-		s.turnPage(kept, more)
+		s.turnPage(out, kept, more)
 		for _, k := range kept {
 			s.takeKept(out, c, k)
 		}
 		s.pullIfRoom(out)
 	}
+	s.rest(out)
 }
 
 // PullFailed notes that a Pull could not be answered; Tick asks again.
-func (s *Session) PullFailed(seq uint32) {
+func (s *Session) PullFailed(seq uint16) {
 	if s.active != nil && s.active.pullSeq == seq {
 		s.flags &^= pulling
 	}

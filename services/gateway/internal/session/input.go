@@ -13,7 +13,7 @@ import (
 
 // call is a call, or events, that pushcore has not answered yet.
 type call struct {
-	seq      uint32
+	seq      uint16
 	packetID uint16 // 0: QoS 0, nothing to acknowledge
 	sent     bool   // false: it waits for the Open
 	event    bool
@@ -170,7 +170,7 @@ func (s *Session) publish(out *Output, c Clock, p mqtt.Packet) error {
 	if len(m.ResponseTopic) > 0 && !s.ownReply(string(m.ResponseTopic)) {
 		return &mqtt.Error{Code: mqtt.TopicNameInvalid, Reason: "a Response Topic must begin with reply/{app}/"}
 	}
-	a := s.activate()
+	a := s.activate(out)
 	unacknowledged := 0
 	for i := range a.calls {
 		switch a.calls[i].packetID {
@@ -184,9 +184,8 @@ func (s *Session) publish(out *Output, c Clock, p mqtt.Packet) error {
 	if m.QoS > 0 && unacknowledged >= MaxCalls {
 		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Reason: "too many calls and events under way"}
 	}
-	a.callSeq++
 	a.calls = append(a.calls, call{
-		seq: a.callSeq, packetID: m.PacketID, event: event, at: c.Millis(), method: method, json: bytes.Clone(m.Payload),
+		seq: s.seq(), packetID: m.PacketID, event: event, at: c.Millis(), method: method, json: bytes.Clone(m.Payload),
 		topic: string(m.ResponseTopic), correlation: bytes.Clone(m.CorrelationData),
 	})
 	if s.is(opened) {
@@ -293,7 +292,7 @@ type Answer struct {
 }
 
 // OnAnswer takes the answer to a call, replies to it and acknowledges it.
-func (s *Session) OnAnswer(out *Output, c Clock, seq uint32, answer Answer) {
+func (s *Session) OnAnswer(out *Output, c Clock, seq uint16, answer Answer) {
 	if s.is(closed) || s.active == nil {
 		return
 	}
@@ -301,6 +300,7 @@ func (s *Session) OnAnswer(out *Output, c Clock, seq uint32, answer Answer) {
 		if s.active.calls[i].seq == seq {
 			s.answer(out, c, i, answer)
 			s.forwardCalls(out)
+			s.rest(out)
 			return
 		}
 	}
@@ -409,14 +409,14 @@ func (s *Session) subscribe(out *Output, p mqtt.Packet) error {
 	}
 	codes := make([]mqtt.Code, len(sub.Filters))
 	for i, f := range sub.Filters {
-		codes[i] = s.grant(f)
+		codes[i] = s.grant(out, f)
 	}
 	out.Bytes = mqtt.AppendSuback(out.Bytes, s.version(), sub.PacketID, codes)
 	s.open(out)
 	return nil
 }
 
-func (s *Session) grant(f mqtt.Filter) mqtt.Code {
+func (s *Session) grant(out *Output, f mqtt.Filter) mqtt.Code {
 	switch {
 	case f.Topic == "push/"+s.App.ID:
 		s.flags |= subscribed
@@ -425,7 +425,7 @@ func (s *Session) grant(f mqtt.Filter) mqtt.Code {
 		s.flags |= repliesAny
 		s.set(repliesQoS1, f.QoS > 0)
 	case s.ownReply(f.Topic):
-		if a := s.activate(); !s.hasReply(f.Topic) {
+		if a := s.activate(out); !s.hasReply(f.Topic) {
 			if len(a.replies) >= MaxCalls {
 				return mqtt.QuotaExceeded
 			}

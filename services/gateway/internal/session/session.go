@@ -83,6 +83,7 @@ type Session struct {
 	Generation uint32
 	flags      uint32
 	keepAlive  uint16        // seconds that the client promised to speak within
+	lastSeq    uint16        // of calls and Pulls
 	maxPacket  uint32        // of the client; 0: any
 	begun      time.Duration // on the host's clock: when the connection came
 	lastIn     uint32        // milliseconds on the host's clock
@@ -105,8 +106,7 @@ type active struct {
 	// missed is the oldest push that missedMeanwhile is about; the zero id: any.
 	missed  uuid.UUID
 	recent  []recent
-	callSeq uint32
-	pullSeq uint32           // of the Pull whose answer counts
+	pullSeq uint16           // of the Pull whose answer counts
 	report  *devicev1.Report // until the session is open
 }
 
@@ -165,7 +165,7 @@ func New(s Start, l Limits, now Clock, out *Output) Session {
 		AssignedClientID: s.Token,
 	}
 	if s.Report != nil {
-		session.activate().report = s.Report
+		session.activate(out).report = s.Report
 	}
 	if s.Secret != "" {
 		session.flags |= registered
@@ -253,11 +253,25 @@ func (s *Session) Idle() bool {
 		a.report == nil && !s.is(wantPull|pulling)
 }
 
-func (s *Session) activate() *active {
+func (s *Session) activate(out *Output) *active {
 	if s.active == nil {
-		s.active = &active{}
+		s.active = out.Pool.take()
 	}
 	return s.active
+}
+
+// rest gives the active part back if nothing is under way.
+func (s *Session) rest(out *Output) {
+	if s.active != nil && s.Idle() {
+		out.Pool.give(s.active)
+		s.active = nil
+	}
+}
+
+// seq returns the number of the next call or Pull.
+func (s *Session) seq() uint16 {
+	s.lastSeq++
+	return s.lastSeq
 }
 
 // open asks the host to open the session with what it wants now.
@@ -306,6 +320,7 @@ func (s *Session) End(out *Output) (unacked []uuid.UUID) {
 			unacked = append(unacked, f.push)
 		}
 	}
+	out.Pool.give(s.active)
 	s.active = nil
 	return unacked
 }

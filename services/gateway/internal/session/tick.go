@@ -66,9 +66,7 @@ func (s *Session) tickActive(out *Output, c Clock) time.Duration {
 		a.recent = slices.DeleteFunc(a.recent, func(r recent) bool { return c.Millis()-r.at >= forget })
 		next = min(next, rememberedFor)
 	}
-	if s.Idle() {
-		s.active = nil
-	}
+	s.rest(out)
 	return next
 }
 
