@@ -38,10 +38,14 @@ type checks struct {
 var errDraining = errors.New("draining")
 
 // NewHealth returns a health without checks: it is ready.
-func NewHealth() *Health { return &Health{checks: &checks{all: map[string]func(context.Context) error{}}} }
+func NewHealth() *Health {
+	return &Health{checks: &checks{all: map[string]func(context.Context) error{}}}
+}
 
 // Part returns the health of one service of a process: its checks carry its name, and count for the process's health, too.
-func (h *Health) Part(service string) *Health { return &Health{prefix: service + ".", checks: h.checks} }
+func (h *Health) Part(service string) *Health {
+	return &Health{prefix: service + ".", checks: h.checks}
+}
 
 // Register adds a check that must pass for the service to be ready, or replaces the one of that name. Its context ends
 // after 2 s; checks run beside each other.

@@ -179,6 +179,24 @@ func TestOfOneCollapseKeyOnlyTheNewestIsKept(t *testing.T) {
 	}
 }
 
+func TestPushToEveryoneCollapsesTheOlderOneWithoutAConnect(t *testing.T) {
+	t.Parallel()
+	core := pushcoretest.Start(t)
+	app := core.NewApp(t, nil)
+	app.Register(t)
+	old := app.Push(t, pushcoretest.ToAll(), pushcoretest.Collapse("k"))
+	waitTargeted(t, app, old)
+	newer := app.Register(t)
+	second := app.Push(t, pushcoretest.ToAll(), pushcoretest.Collapse("k"))
+	waitTargeted(t, app, second)
+	waitCounts(t, app, old, &pushv1.Counts{Collapsed: 1})
+	if app.Delivery(t, old, newer) != nil {
+		t.Error("a device that was not targeted has a delivery")
+	}
+	waitCounts(t, app, second, &pushv1.Counts{Pending: 2})
+	wantDelivery(t, app.Deliveries(t, old)[0], pushv1.Delivery_COLLAPSED, pushv1.Delivery_NEWER_PUSH)
+}
+
 func TestCollapseLeavesWhatTheDeviceHasHad(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)

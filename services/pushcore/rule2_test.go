@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/services/pushcore/pushcoretest"
 )
 
@@ -236,4 +237,47 @@ func TestRule3WhatIsHandedOverBeforeTheOpensAnswerIsInTheAnswer(t *testing.T) {
 	}
 	release()
 	c.kept(t, opening, direct, everyone)
+}
+
+func TestRule2WhatRevokesADeviceIsFoundByAnOpenThatCrossesIt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		revoke func(t *testing.T, c *crossing)
+		want   gatewayv1.Opened_Status
+		off    bool
+	}{
+		"removed": {func(t *testing.T, c *crossing) {
+			t.Helper()
+			_, err := c.core.Devices.DeleteDevice(c.app.Key(t.Context()), &pushv1.DeleteDeviceRequest{App: c.app.ID, Device: c.phone.Token})
+			if err != nil {
+				t.Error(err)
+			}
+		}, gatewayv1.Opened_GONE, true},
+		"secret revoked": {func(t *testing.T, c *crossing) {
+			t.Helper()
+			_, err := c.core.Devices.RotateSecret(c.app.Key(t.Context()), &pushv1.RotateSecretRequest{App: c.app.ID, Device: c.phone.Token})
+			if err != nil {
+				t.Error(err)
+			}
+		}, gatewayv1.Opened_GONE, false},
+		"notifications off": {func(t *testing.T, c *crossing) {
+			t.Helper()
+			c.phone.Call(t, "report", `{"notifications":false}`)
+		}, gatewayv1.Opened_OPEN, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := newCrossing(t)
+			x.app.Push(t, pushcoretest.ToDevices(x.phone))
+			release := x.core.StopAtCommit(t, "session")
+			opening := x.open(t)
+			x.core.WaitBlocked(t, "open", 1)
+			c.revoke(t, x) // finds no session to tell
+			release()
+			result := opening.Wait(t)
+			if o := result.Opened[0]; o.GetStatus() != c.want || o.GetPermissionOff() != c.off || len(o.GetKept()) != 0 {
+				t.Errorf("the session is %v", o)
+			}
+		})
+	}
 }

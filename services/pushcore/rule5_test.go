@@ -105,6 +105,13 @@ func TestRule5NewPushcoreJudgesNobodyAtOnce(t *testing.T) {
 	gateway.Disconnect()
 	first.Stop()
 	runOut(t, site)
+	pushcoretest.Eventually(t, "PostgreSQL has run for long: nothing else keeps the leases from being judged", func() (long bool) {
+		err := site.SQL(t).QueryRow(t.Context(), "SELECT now() - pg_postmaster_start_time() > interval '10 seconds'").Scan(&long)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return long
+	})
 
 	core := site.Start(t)
 	gateway.Move(core)
