@@ -1,0 +1,132 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/halleypush/halley/e2e/rig"
+	"github.com/halleypush/halley/pkg/device"
+)
+
+// phone is a device with our SDK that can go away and come back, and remembers what it got.
+type phone struct {
+	app   *rig.App
+	store device.Store
+	dial  dialer
+	token string
+
+	stop context.CancelFunc
+	done chan struct{} // closed when Run has ended
+
+	mu       sync.Mutex
+	got      map[string]int // guarded by mu: how often each push came
+	order    []string       // guarded by mu: push ids as they came
+	dropped  int            // guarded by mu: how often a connection was lost
+	isOnline bool           // guarded by mu
+}
+
+// newPhone returns a phone that is away.
+func newPhone(app *rig.App, dial dialer) *phone {
+	return &phone{app: app, store: device.MemoryStore(), dial: dial, got: map[string]int{}}
+}
+
+// connect starts the phone and waits until it is online.
+func (p *phone) connect(ctx context.Context) error {
+	ctx, p.stop = context.WithCancel(ctx)
+	p.done = make(chan struct{})
+	d, err := device.New(ctx, device.Options{
+		App: p.app.ID, ClientKey: p.app.ClientKey, Server: "mqtt://" + p.app.MQTT, Store: p.store, Dial: p.dial,
+		Backoff:   device.Backoff{Min: 200 * time.Millisecond, Max: 2 * time.Second},
+		OnMessage: p.take, OnState: p.state,
+	})
+	if err != nil {
+		close(p.done)
+		return err
+	}
+	go func() {
+		defer close(p.done)
+		_ = d.Run(ctx) // ends with ctx; a phone that ended otherwise is missed by what waits for it
+	}()
+	if err := d.Wait(ctx); err != nil {
+		return fmt.Errorf("a phone connects: %w", err)
+	}
+	p.token = d.Token()
+	return nil
+}
+
+// leave ends the connection and returns when it is closed.
+func (p *phone) leave() {
+	p.stop()
+	<-p.done
+}
+
+func (p *phone) take(_ context.Context, m device.Message) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.got[m.PushID]++
+	p.order = append(p.order, m.PushID)
+	return nil
+}
+
+func (p *phone) state(s device.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.isOnline && s.Phase != device.Online {
+		p.dropped++
+	}
+	p.isOnline = s.Phase == device.Online
+}
+
+// losses returns how often the phone's connection ended.
+func (p *phone) losses() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dropped
+}
+
+func (p *phone) online() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.isOnline
+}
+
+// received returns how often each push came, and the order in which they did.
+func (p *phone) received() (map[string]int, []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.got), slices.Clone(p.order)
+}
+
+// awaitOnce waits until the phone has a push, and checks that it came once.
+func (p *phone) awaitOnce(t *testing.T, pushID string) {
+	t.Helper()
+	rig.Until(t, 20*time.Second, "push "+pushID+" comes", func() error {
+		got, order := p.received()
+		if got[pushID] != 1 {
+			return fmt.Errorf("it came %d times; what came: %v", got[pushID], order)
+		}
+		return nil
+	})
+}
+
+// connected returns a phone that is online, until the test ends.
+func connected(t *testing.T, app *rig.App) *phone {
+	t.Helper()
+	p := newPhone(app, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		cancel()
+		<-p.done
+	})
+	timeout := time.AfterFunc(30*time.Second, cancel)
+	defer timeout.Stop()
+	if err := p.connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}

@@ -1,0 +1,191 @@
+package rig
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/halleypush/halley/pkg/postgres"
+)
+
+// adminToken and the others are secrets of rigs only.
+const (
+	adminToken   = "ak_e2e0123456789abcdef0123456789abcdef01234567"
+	serviceToken = "e2e0123456789abcdef0123456789abcdef"
+	natsPassword = "e2e0123456789abcdef"
+)
+
+// Options say what a cluster is made of.
+type Options struct {
+	// Gateways is how many, 1 if it is 0.
+	Gateways int
+	// Env is given to pushcore and the gateways, beside their configuration files.
+	Env []string
+}
+
+// Cluster is Halley as services: PostgreSQL, NATS, a pushcore and gateways, each a process of its own.
+type Cluster struct {
+	Site
+	Postgres *postgres.Cluster
+	NATS     *Process
+	Pushcore *Process
+	Gateways []*Process
+	// MQTTs and WebSockets are the gateways' addresses, host:port. Links lie between the gateways and NATS.
+	MQTTs, WebSockets []string
+	Links             []*Link
+
+	dir string
+}
+
+// StartCluster starts a cluster and waits until all of it is ready. It ends with the test.
+func StartCluster(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	c := &Cluster{dir: folder(t)}
+	c.startPostgres(t)
+	c.makeFiles(t)
+	natsAddr := Addr(t)
+	_, natsPort, _ := net.SplitHostPort(natsAddr)
+	c.NATS = c.process(t, "nats-server", "nats", "", "-c", "nats.conf", "-p", natsPort)
+	c.NATS.env = []string{"HALLEY_NATS_STORE=" + c.StoreDir()}
+	for _, user := range []string{"PUSHCORE", "GATEWAY", "SENDER"} {
+		c.NATS.env = append(c.NATS.env, "HALLEY_NATS_"+user+"_PASSWORD="+natsPassword)
+	}
+	c.NATS.Start(t)
+	internal := Addr(t)
+	c.addPushcore(t, natsAddr, internal)
+	c.Pushcore.env = o.Env
+	for i := range max(o.Gateways, 1) {
+		c.addGateway(t, i, natsAddr, internal)
+		c.Gateways[i].env = o.Env
+	}
+	c.Site.MQTT, c.Site.WebSocket = c.MQTTs[0], "ws://"+c.WebSockets[0]+"/mqtt"
+	for _, p := range append([]*Process{c.Pushcore}, c.Gateways...) {
+		p.Launch(t)
+	}
+	c.AwaitReady(t)
+	return c
+}
+
+// AwaitReady waits until pushcore and every gateway are ready.
+func (c *Cluster) AwaitReady(t testing.TB) {
+	t.Helper()
+	for _, p := range append([]*Process{c.Pushcore}, c.Gateways...) {
+		p.AwaitReady(t)
+	}
+}
+
+// StoreDir is the folder of NATS's data.
+func (c *Cluster) StoreDir() string { return filepath.Join(c.dir, "jetstream") }
+
+func (c *Cluster) startPostgres(t testing.TB) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(c.dir, "postgres-supervisor.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
+	defer cancel()
+	c.Postgres, err = postgres.Start(ctx, postgres.Options{
+		DataDir: filepath.Join(c.dir, "postgres"), Log: slog.New(slog.NewTextHandler(log, nil)),
+	})
+	if err != nil {
+		t.Fatalf("PostgreSQL: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), startWithin)
+		defer cancel()
+		if err := c.Postgres.Stop(ctx); err != nil {
+			t.Errorf("stop PostgreSQL: %v", err)
+		}
+		_ = log.Close()
+	})
+	if err := c.Postgres.CreateDatabase(ctx, "halley"); err != nil {
+		t.Fatalf("PostgreSQL: %v", err)
+	}
+}
+
+// makeFiles makes what docs/operations.md asks an operator to make.
+func (c *Cluster) makeFiles(t testing.TB) {
+	t.Helper()
+	Command(t, c.dir, Bin(t, "halley"), "keyring", "keys.json")
+	c.write(t, "nats.conf", Command(t, c.dir, Bin(t, "halley"), "nats-config"))
+	c.write(t, "service.token", []byte(serviceToken))
+	c.write(t, "admin.token", []byte(adminToken))
+	c.write(t, "nats.password", []byte(natsPassword))
+	c.write(t, "database.url", []byte(c.Postgres.DatabaseDSN("halley")))
+	c.AdminToken = adminToken
+}
+
+func (c *Cluster) addPushcore(t testing.TB, nats, internal string) {
+	t.Helper()
+	http, grpc, admin := Addr(t), Addr(t), Addr(t)
+	c.write(t, "pushcore.yaml", fmt.Appendf(nil, `
+http: %s
+grpc: %s
+internal: %s
+database_url_file: database.url
+key_file: keys.json
+admin_token_file: admin.token
+service_token_file: service.token
+nats: {url: "nats://%s", user: pushcore, password_file: nats.password}
+telemetry: {listen: "%s"}
+`, http, grpc, internal, nats, admin))
+	c.Pushcore = c.process(t, "pushcore", "pushcore", admin, "-config", "pushcore.yaml")
+	c.URL, c.GRPC = "http://"+http, grpc
+}
+
+func (c *Cluster) addGateway(t testing.TB, i int, nats, pushcore string) {
+	t.Helper()
+	link := newLink(t, nats)
+	mqtt, websocket, admin := Addr(t), Addr(t), Addr(t)
+	name := fmt.Sprintf("gateway-%d", i)
+	c.write(t, name+".yaml", fmt.Appendf(nil, `
+mqtt: %s
+websocket: %s
+pushcore: %s
+service_token_file: service.token
+pod: %s
+drain_wait: 200ms
+nats: {url: "nats://%s", user: gateway, password_file: nats.password}
+telemetry: {listen: "%s"}
+`, mqtt, websocket, pushcore, name, link.Addr(), admin))
+	c.Gateways = append(c.Gateways, c.process(t, "gateway", name, admin, "-config", name+".yaml"))
+	c.MQTTs, c.WebSockets, c.Links = append(c.MQTTs, mqtt), append(c.WebSockets, websocket), append(c.Links, link)
+}
+
+func (c *Cluster) write(t testing.TB, name string, text []byte) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(c.dir, name), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *Cluster) process(t testing.TB, bin, name, admin string, args ...string) *Process {
+	t.Helper()
+	p := &Process{Name: name, Admin: admin, path: Bin(t, bin), args: args, dir: c.dir}
+	t.Cleanup(p.end)
+	return p
+}
+
+// Command runs a program to its end, within a minute, and returns what it printed. An exit code other than 0 fails the test.
+func Command(t testing.TB, dir, path string, args ...string) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = dir
+	var errors bytes.Buffer
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", path, args, err, errors.Bytes())
+	}
+	return out
+}
