@@ -1,6 +1,10 @@
 package natsbus
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // What is counted of a connection.
 const (
@@ -13,14 +17,21 @@ const (
 // Metrics counts what happens to the connections of a process. A nil one counts nothing.
 type Metrics struct{ events *prometheus.CounterVec }
 
-// NewMetrics registers the metrics. Each connection stands in them at zero from its Connect on.
+// NewMetrics registers the metrics, which the services of a process share. Each connection stands in them at zero from its
+// Connect on.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{events: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "halley_nats_connection_events_total",
 		Help: "What happened to a NATS connection: lost, back, slow_consumer (a subscription dropped messages), error (such as" +
 			" a permission violation).",
 	}, []string{"connection", "event"})}
-	r.MustRegister(m.events)
+	err := r.Register(m.events)
+	var shared prometheus.AlreadyRegisteredError
+	if errors.As(err, &shared) {
+		m.events = shared.ExistingCollector.(*prometheus.CounterVec)
+	} else if err != nil {
+		panic(err)
+	}
 	return m
 }
 

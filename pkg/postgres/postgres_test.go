@@ -38,9 +38,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// folder returns a folder that any user can pass through, which those of t.TempDir are not.
+// folder returns a folder that any user can pass through, which those of t.TempDir are not. Under -short its test is skipped.
 func folder(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs PostgreSQL") //nolint:forbidigo // -short asks for the tests that need none
+	}
 	dir, err := os.MkdirTemp("", "halley-pg-test-*")
 	if err != nil {
 		t.Fatal(err)

@@ -122,10 +122,12 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 	if p.db, err = storage.Open(ctx, c.DatabaseURL.Reveal(), c.Pools); err != nil {
 		return nil, err
 	}
-	if p.direct, err = natsbus.Connect("pushcore-direct", c.NATS, p.log, natsbus.Events{}, c.NATSOptions...); err != nil {
+	// Nothing has to be mended after a gap: what was not answered or acked is issued again.
+	events := natsbus.Events{Metrics: natsbus.NewMetrics(p.telemetry.Metrics)}
+	if p.direct, err = natsbus.Connect("pushcore-direct", c.NATS, p.log, events, c.NATSOptions...); err != nil {
 		return nil, err
 	}
-	p.audience, err = natsbus.Connect("pushcore-audience", c.NATS, p.log, natsbus.Events{}, c.NATSOptions...)
+	p.audience, err = natsbus.Connect("pushcore-audience", c.NATS, p.log, events, c.NATSOptions...)
 	return p, err
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/halleypush/halley/pkg/postgres"
+	"github.com/halleypush/halley/pkg/postgres/postgrestest"
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/services/pushcore/pushcoretest"
@@ -137,6 +138,7 @@ func runOut(t *testing.T, site *pushcoretest.Site) {
 // ownPostgres starts a PostgreSQL that the test may restart.
 func ownPostgres(t *testing.T) (cluster *postgres.Cluster, restart func()) {
 	t.Helper()
+	postgrestest.NotShort(t)
 	folder, err := os.MkdirTemp("", "halley-pushcore-pg-*") // its path must be passable for PostgreSQL's user, and short
 	if err != nil {
 		t.Fatal(err)

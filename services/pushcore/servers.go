@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/halleypush/halley/pkg/telemetry"
+	"github.com/halleypush/halley/pkg/tlsconfig"
 	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
@@ -43,7 +44,7 @@ func (p *Pushcore) servers(ctx context.Context, e endpoints) (*servers, error) {
 	s := &servers{listeners: p.listeners, loop: bufconn.Listen(1 << 20)}
 	shared := api.Server{Log: p.log, Traces: p.telemetry.Traces, Metrics: api.NewMetrics(p.telemetry.Metrics)}
 
-	publicTLS, err := api.ServerTLS(c.TLSCert, c.TLSKey, "")
+	publicTLS, err := tlsconfig.Server(c.TLSCert, c.TLSKey, "")
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +63,7 @@ func (p *Pushcore) servers(ctx context.Context, e endpoints) (*servers, error) {
 	healthv1.RegisterHealthServer(s.business, health.NewServer())
 	reflection.Register(s.business)
 
-	if shared.TLS, err = api.ServerTLS(c.InternalCert, c.InternalKey, c.InternalCA); err != nil {
+	if shared.TLS, err = tlsconfig.Server(c.InternalCert, c.InternalKey, c.InternalCA); err != nil {
 		return nil, err
 	}
 	guard := api.NewInternalAuth(c.ServiceToken.Reveal())

@@ -38,9 +38,10 @@ var shared server
 // New returns the DSN of a fresh database that belongs to this test alone. It is a copy of a template, which the first
 // call with this migrate function made and migrated; nil leaves it empty. Functions are told apart by their code: what a
 // closure has captured is not looked at. The database is dropped when the test ends, whoever is still connected. Whatever
-// is missing, PostgreSQL too, fails the test.
+// is missing, PostgreSQL too, fails the test. Under -short the test is skipped: it is for tests that need no database.
 func New(t testing.TB, migrate func(ctx context.Context, dsn string) error) (dsn string) {
 	t.Helper()
+	NotShort(t)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout+2*databaseTimeout)
 	defer cancel()
 	name, dsn, err := shared.clone(ctx, migrate)
@@ -55,6 +56,14 @@ func New(t testing.TB, migrate func(ctx context.Context, dsn string) error) (dsn
 		}
 	})
 	return dsn
+}
+
+// NotShort skips a test that needs PostgreSQL, if only those that need no database were asked for.
+func NotShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a database") //nolint:forbidigo // -short asks for the tests that need none
+	}
 }
 
 // Main runs the tests, then stops the cluster and removes what they left. It returns the exit code for os.Exit.

@@ -53,6 +53,7 @@ func run(ctx context.Context, dsn, statement string) (err error) {
 
 func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
 	t.Parallel()
+	NotShort(t)
 	for _, name := range []string{"one", "two", "three"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,6 +79,7 @@ func TestEachTestHasADatabaseOfItsOwn(t *testing.T) {
 
 func TestDatabaseIsDroppedWhenTheTestEnds(t *testing.T) {
 	t.Parallel()
+	NotShort(t)
 	var dsn string
 	t.Run("inner", func(t *testing.T) { dsn = New(t, nil) })
 	if err := run(t.Context(), dsn, "SELECT 1"); err == nil {
@@ -89,6 +91,7 @@ var errBroken = errors.New("broken")
 
 func TestMigrationThatFailsIsTold(t *testing.T) {
 	t.Parallel()
+	NotShort(t)
 	failing := func(context.Context, string) error { return errBroken }
 	for range 2 { // the second does not try again
 		if _, _, err := shared.clone(t.Context(), failing); !errors.Is(err, errBroken) {
@@ -99,6 +102,7 @@ func TestMigrationThatFailsIsTold(t *testing.T) {
 
 func TestClusterOfAKilledTestRunIsRemoved(t *testing.T) {
 	t.Parallel()
+	NotShort(t)
 	dir, err := os.MkdirTemp("", "halley-pgkilled-*")
 	if err != nil {
 		t.Fatal(err)

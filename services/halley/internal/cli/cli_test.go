@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/halleypush/halley/pkg/config"
+	"github.com/halleypush/halley/pkg/postgres/postgrestest"
 	"github.com/halleypush/halley/services/halley"
 	"github.com/halleypush/halley/services/halley/internal/cli"
 	"github.com/halleypush/halley/services/halley/internal/site"
@@ -104,9 +105,7 @@ func TestAKeyFileIsNotOverwritten(t *testing.T) {
 // up runs a whole Halley in a folder, and returns how to stop it.
 func up(t *testing.T, data string) (stop func()) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("needs PostgreSQL") //nolint:forbidigo // make test-short has none
-	}
+	postgrestest.NotShort(t)
 	var c halley.Config
 	if err := config.Defaults(&c); err != nil {
 		t.Fatal(err)

@@ -3,11 +3,7 @@ package api
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -86,29 +82,4 @@ func (m *Metrics) unary(
 	m.calls.WithLabelValues(method, status.Code(err).String()).Inc()
 	m.seconds.WithLabelValues(method).Observe(time.Since(begin).Seconds())
 	return response, err
-}
-
-// ServerTLS reads a certificate, and the certificates that sign the clients' if clientCA is not empty; then every client
-// must show one. It returns nil for no certificate at all. The certificate file is read again when it changes.
-func ServerTLS(cert, key, clientCA string) (*tls.Config, error) {
-	if cert == "" {
-		return nil, nil
-	}
-	reload := &certificate{cert: cert, key: key}
-	if _, err := reload.get(nil); err != nil {
-		return nil, err
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get}
-	if clientCA != "" {
-		pem, err := os.ReadFile(clientCA)
-		if err != nil {
-			return nil, fmt.Errorf("read client CA: %w", err)
-		}
-		config.ClientCAs = x509.NewCertPool()
-		if !config.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("the client CA file holds no certificate")
-		}
-		config.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return config, nil
 }
