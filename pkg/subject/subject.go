@@ -1,4 +1,4 @@
-// Package subject names the NATS subjects, streams and consumers that pushcore and the gateways share.
+// Package subject names the NATS subjects, streams and consumers that pushcore, gateways and senders share.
 package subject
 
 import (
@@ -24,7 +24,30 @@ const (
 	StreamReceiptsAudience = "RECEIPTS_AUDIENCE"
 	// StreamSlices keeps work.slice.>, a work queue of slices to fan out.
 	StreamSlices = "SLICES"
+	// StreamSend keeps send.>, a work queue with a consumer per channel.
+	StreamSend = "SEND"
+	// StreamReports keeps receipt.v.>, a work queue.
+	StreamReports = "REPORTS"
 )
+
+// Lanes is how many subjects the jobs and reports of a channel are spread over, by app.
+const Lanes = 16
+
+// Lane returns the lane of an app.
+func Lane(app uint32) int { return int(app % Lanes) }
+
+// Send returns the subject of the jobs of one channel for an app; payload halley.sender.v1.Job.
+func Send(channel string, app uint32) string { return fmt.Sprintf("send.%s.%d", channel, Lane(app)) }
+
+// SendChannel returns the subjects of all jobs of one channel.
+func SendChannel(channel string) string { return "send." + channel + ".*" }
+
+// Report returns the subject of what became of an app's jobs; payload halley.sender.v1.Report.
+func Report(app uint32) string { return fmt.Sprintf("receipt.v.%d", Lane(app)) }
+
+// Check returns the subject on which the senders of a channel are asked about a credential; payload
+// halley.sender.v1.Check, the answer halley.sender.v1.Checked.
+func Check(channel string) string { return "check." + channel }
 
 // ReceiptsAudience returns the subject of one receipt partition; payload halley.ledger.v1.SliceReceipts.
 func ReceiptsAudience(partition int) string { return fmt.Sprintf("receipt.a.%d", partition) }
