@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # The modules of go.work. Those without Go files yet are left out where a tool refuses an empty module.
-MODULES := proto pkg $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) e2e bench
+MODULES := proto pkg $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) e2e examples bench
 FILLED = $(shell for m in $(MODULES); do [ -z "$$(find $$m -name '*.go' -print -quit)" ] || echo $$m; done)
 BIN := $(CURDIR)/.bin
 export PATH := $(BIN):$(PATH)

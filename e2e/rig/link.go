@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Link is a TCP connection's way between a gateway and NATS that can be cut. While it is cut it behaves as a network that
@@ -68,7 +69,8 @@ func (l *Link) serve(near net.Conn) {
 	}
 	defer l.remove(near)
 	l.await()
-	far, err := net.Dial("tcp", l.target)
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	far, err := dialer.Dial("tcp", l.target)
 	if err != nil {
 		return
 	}

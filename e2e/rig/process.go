@@ -123,7 +123,7 @@ func (p *Process) Signal(t testing.TB, signal os.Signal) {
 func (p *Process) Kill(t testing.TB) {
 	t.Helper()
 	p.Signal(t, syscall.SIGKILL)
-	p.Ended(t, 10*time.Second)
+	_ = p.Ended(t, 10*time.Second) // it was killed
 }
 
 // Stop asks the process to end with SIGTERM and returns how long it took. Another exit code than 0 fails the test.

@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"bufio"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,14 +45,15 @@ func (u *Up) stopPostgres(t testing.TB) {
 // Demo returns the app that halley made at its first start, from the data folder's demo.env.
 func (u *Up) Demo(t testing.TB) *App {
 	t.Helper()
-	file, err := os.Open(filepath.Join(u.Data, "demo.env"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	var text []byte
+	// The first start makes the app a moment after all is ready.
+	Until(t, startWithin, "demo.env", func() (err error) {
+		text, err = os.ReadFile(filepath.Join(u.Data, "demo.env"))
+		return err
+	})
 	values := map[string]string{}
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		name, value, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "export "), "=")
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
 		values[name] = value
 	}
 	u.AdminToken = values["HALLEY_ADMIN_TOKEN"]
