@@ -42,6 +42,8 @@ type Device struct {
 	home    target
 	allowed map[string]bool
 	log     *slog.Logger
+	heart   *heart
+	hurry   chan struct{} // has room for one: the pause before the next try is pointless
 
 	running atomic.Bool
 	counts  counters
@@ -80,6 +82,7 @@ func New(ctx context.Context, o Options) (*Device, error) {
 	d := &Device{
 		options: o, home: home, allowed: allowed, log: o.Log, identity: identity, seen: newSeen(ids),
 		changed: make(chan struct{}), handling: make(chan struct{}, 1), turn: make(chan struct{}, 1),
+		heart: newHeart(o.heartbeat()), hurry: make(chan struct{}, 1),
 	}
 	if o.Report != nil {
 		d.report = *o.Report

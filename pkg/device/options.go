@@ -27,6 +27,9 @@ type Options struct {
 	TLS *tls.Config
 	// KeepAlive is the heartbeat asked for, in whole seconds; the server's word counts. 0 leaves it to the server.
 	KeepAlive time.Duration
+	// Heartbeat makes the heartbeat adaptive, for phones: it is as seldom as the network allows. nil leaves it at the
+	// server's keep-alive. KeepAlive is at least Heartbeat.Max then, so that the server waits as long.
+	Heartbeat *Heartbeat
 	Backoff   Backoff
 	// Log gets what goes on; nil discards it. Secrets and messages are never logged.
 	Log *slog.Logger
@@ -61,6 +64,14 @@ func (o *Options) complete() (home target, allowed map[string]bool, err error) {
 	case o.KeepAlive < 0 || o.KeepAlive > maxKeepAlive:
 		return home, nil, errors.New("device options: KeepAlive is not between 0 and 65535 s")
 	}
+	if o.Heartbeat != nil {
+		set := *o.Heartbeat // the caller's stays as it is
+		if err := set.complete(); err != nil {
+			return home, nil, err
+		}
+		o.Heartbeat = &set
+		o.KeepAlive = max(o.KeepAlive, set.Max)
+	}
 	if home, err = parseTarget(o.Server); err != nil {
 		return home, nil, err
 	}
@@ -82,4 +93,12 @@ func (o *Options) complete() (home target, allowed map[string]bool, err error) {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
 	return home, allowed, nil
+}
+
+// heartbeat returns the settings of the heart, which stands still without any.
+func (o *Options) heartbeat() Heartbeat {
+	if o.Heartbeat == nil {
+		return Heartbeat{}
+	}
+	return *o.Heartbeat
 }

@@ -71,6 +71,10 @@ func (p *plan) next(why error, held time.Duration) (time.Duration, error) {
 	if held >= steadyAfter {
 		p.failures, p.hops = 0, 0
 	}
+	if errors.Is(why, errNetworkChanged) {
+		p.at = p.home
+		return 0, nil
+	}
 	var e *ServerError
 	if !errors.As(why, &e) {
 		e = &ServerError{}
@@ -143,11 +147,20 @@ func (d *Device) keepConnected(ctx context.Context, p *plan) error {
 		}
 		d.log.InfoContext(ctx, "no connection", "server", at.address, "error", why, "wait", pause)
 		d.setState(State{Phase: Waiting, Server: at.address, Wait: pause, Err: why})
-		if sleep(ctx, pause) != nil {
-			return nil
-		}
+		d.rest(ctx, pause)
 	}
 	return nil
+}
+
+// rest waits for a time, or until there is a reason not to, or ctx ends.
+func (d *Device) rest(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-d.hurry:
+	}
 }
 
 // hold connects and stays until the connection ends. It returns how long it held, and why it ended.

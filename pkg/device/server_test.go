@@ -63,23 +63,29 @@ type peer struct {
 	// in gets what the device sends; closed when it closes the connection. Pings are answered before.
 	in    chan packets.Packet
 	pings int
-	mute  bool // answers no ping; set before the first
+	mute  bool               // answers no ping; set before the first
+	beats chan time.Duration // the silence before each ping, if there is room
 	id    uint16
 }
 
 func newPeer(t *testing.T, conn net.Conn) *peer {
 	t.Helper()
 	conn = packets.NewThreadSafeConn(conn)
-	p := &peer{t: t, conn: conn, in: make(chan packets.Packet, 100)}
+	p := &peer{t: t, conn: conn, in: make(chan packets.Packet, 100), beats: make(chan time.Duration, 1000)}
 	go func() {
 		defer close(p.in)
-		for {
+		defer close(p.beats)
+		for last := time.Now(); ; last = time.Now() {
 			packet, err := packets.ReadPacket(conn)
 			if err != nil {
 				return
 			}
 			if packet.Type == packets.PINGREQ {
 				p.pings++
+				select {
+				case p.beats <- time.Since(last):
+				default:
+				}
 				if !p.mute {
 					_, _ = packets.NewControlPacket(packets.PINGRESP).WriteTo(conn)
 				}

@@ -112,7 +112,7 @@ func (d *Device) connect(ctx context.Context, t target, register bool) (*session
 	s := &session{conn: conn, state: state.NewInMemory(), inbox: make(chan *paho.Publish, inboxSize), calls: map[string]chan<- reply{}}
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	s.client = paho.NewClient(paho.ClientConfig{
-		Conn: conn, Session: lateAcks{s.state, s.end}, PingHandler: heartbeat(),
+		Conn: conn, Session: lateAcks{s.state, s.end}, PingHandler: d.pinger(),
 		PacketTimeout:     2 * pubackWithin, // our own time-outs come first
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){d.receive(s)}, OnClientError: s.end,
 	})
