@@ -1,0 +1,58 @@
+package vendorsim
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/halleypush/halley/services/vendorsim/internal/apns"
+	"github.com/halleypush/halley/services/vendorsim/internal/frame"
+)
+
+// vendor is how one simulator is made, and what it is documented to answer.
+type vendor struct {
+	make  func(*frame.Frame) frame.Vendor
+	codes func() []Code
+	tls   bool // always, with HTTP/2 alone
+}
+
+// vendors returns the simulators by channel. A new one is added here.
+func vendors() map[string]vendor {
+	return map[string]vendor{
+		"apns": {
+			make:  func(f *frame.Frame) frame.Vendor { return apns.New(f, apns.Production) },
+			codes: apns.Codes, tls: true,
+		},
+		"apns_sandbox": {
+			make:  func(f *frame.Frame) frame.Vendor { return apns.New(f, apns.Sandbox) },
+			codes: apns.Codes, tls: true,
+		},
+	}
+}
+
+// Channels lists the channels that can be simulated.
+func Channels() []string { return slices.Sorted(maps.Keys(vendors())) }
+
+// Codes lists every answer that a channel's fact sheet documents; nil for a channel that is not known.
+func Codes(channel string) []Code {
+	v, ok := vendors()[channel]
+	if !ok {
+		return nil
+	}
+	return v.codes()
+}
+
+// What tests and tools need to work with a simulator in their own process.
+type (
+	// Code is one answer that a vendor documents.
+	Code = frame.Code
+	// Frame holds a simulator's record, switches and counters.
+	Frame = frame.Frame
+	// Switches are the weather of a simulator.
+	Switches = frame.Switches
+	// Accepted is a request that a simulator has accepted.
+	Accepted = frame.Accepted
+	// Pair is how often a push was accepted for a token.
+	Pair = frame.Pair
+	// Stats are a simulator's counters.
+	Stats = frame.Stats
+)
