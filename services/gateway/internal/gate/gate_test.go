@@ -1,0 +1,184 @@
+package gate
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var home = netip.MustParseAddr("192.0.2.7")
+
+func wantRefusal(t *testing.T, got *Refusal, want Reason) {
+	t.Helper()
+	if got == nil || got.Reason != want {
+		t.Fatalf("%v, not refused for %s", got, want)
+	}
+}
+
+func wantEntry(t *testing.T, got *Refusal) {
+	t.Helper()
+	if got != nil {
+		t.Fatal(got)
+	}
+}
+
+func TestAStormIsSpreadOverTheTimeThatItTakes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := New(Limits{ConnectRate: 100, ConnectBurst: 100}, nil)
+		// 3,000 devices come at once; each comes back when it was told to.
+		waiting := map[uint64]time.Time{}
+		for n := range uint64(3000) {
+			waiting[n] = time.Now()
+		}
+		perSecond := map[int]int{}
+		begin := time.Now()
+		for len(waiting) > 0 {
+			for n, at := range waiting {
+				if time.Now().Before(at) {
+					continue
+				}
+				if r := g.Enter(netip.Addr{}, 1, n); r != nil {
+					waiting[n] = time.Now().Add(r.RetryAfter)
+					continue
+				}
+				delete(waiting, n)
+				perSecond[int(time.Since(begin)/time.Second)]++
+			}
+			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // fake time
+		}
+		if took := time.Since(begin); took > 60*time.Second {
+			t.Errorf("a storm of 30 s lasted %v", took)
+		}
+		for second, n := range perSecond {
+			if n > 200 || second > 0 && n > 101 {
+				t.Errorf("in second %d there came %d", second, n)
+			}
+		}
+	})
+}
+
+func TestNobodyIsToldToStayAwayForLongerThanTheLimit(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{ConnectRate: 1, ConnectBurst: 1, MaxBackOff: 20 * time.Second}, nil)
+	for n := range uint64(1000) {
+		if r := g.Enter(netip.Addr{}, 1, n); r != nil && r.RetryAfter > 20*time.Second {
+			t.Fatal(r)
+		}
+	}
+}
+
+func TestRoomIsLimitedAndComesBack(t *testing.T) {
+	t.Parallel()
+	other := netip.MustParseAddr("2001:db8::1")
+	for name, c := range map[string]struct {
+		limits Limits
+		why    Reason
+		others func(*Gate) *Refusal // who is not concerned
+	}{
+		"of the gateway": {Limits{Connections: 3}, Full, nil},
+		"of an address": {Limits{AddressConnections: 3}, AddressFull, func(g *Gate) *Refusal {
+			return g.Enter(other, 1, 9)
+		}},
+		"of an app": {Limits{AppConnections: 3}, AppFull, func(g *Gate) *Refusal { return g.Enter(home, 2, 9) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := New(c.limits, nil)
+			for n := range uint64(3) {
+				wantEntry(t, g.Enter(home, 1, n))
+			}
+			wantRefusal(t, g.Enter(home, 1, 3), c.why)
+			if c.others != nil {
+				wantEntry(t, c.others(g))
+			}
+			g.Leave(home, 1)
+			wantEntry(t, g.Enter(home, 1, 3))
+			wantRefusal(t, g.Enter(home, 1, 4), c.why)
+		})
+	}
+}
+
+func TestASubscribersV6AddressesAreOne(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{AddressConnections: 1}, nil)
+	wantEntry(t, g.Enter(netip.MustParseAddr("2001:db8:1:2::1"), 1, 1))
+	wantRefusal(t, g.Enter(netip.MustParseAddr("2001:db8:1:2:ffff::1"), 1, 2), AddressFull)
+	wantEntry(t, g.Enter(netip.MustParseAddr("2001:db8:1:3::1"), 1, 3))
+	wantEntry(t, g.Enter(netip.MustParseAddr("192.0.2.1"), 1, 4))
+	wantRefusal(t, g.Enter(netip.MustParseAddr("::ffff:192.0.2.1"), 1, 5), AddressFull)
+}
+
+func TestRatesOfAnAddressAndOfAnApp(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limits Limits
+		why    Reason
+	}{
+		"address": {Limits{AddressRate: 2}, AddressRate},
+		"app":     {Limits{AppRate: 2}, AppRate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				g := New(c.limits, nil)
+				for n := range uint64(20) { // ten seconds' worth
+					wantEntry(t, g.Enter(home, 1, n))
+				}
+				refusal := g.Enter(home, 1, 20)
+				wantRefusal(t, refusal, c.why)
+				time.Sleep(refusal.RetryAfter) //nolint:forbidigo // fake time
+				wantEntry(t, g.Enter(home, 1, 20))
+			})
+		})
+	}
+}
+
+func TestADeviceThatFlapsStaysOutForAWhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := New(Limits{FlapPerMinute: 6, FlapBan: 2 * time.Minute}, nil)
+		for range 6 {
+			wantEntry(t, g.Enter(home, 1, 7))
+			g.Leave(home, 1)
+		}
+		refusal := g.Enter(home, 1, 7)
+		wantRefusal(t, refusal, Flapping)
+		if refusal.RetryAfter < 2*time.Minute {
+			t.Error(refusal)
+		}
+		wantEntry(t, g.Enter(home, 1, 8)) // another one
+		time.Sleep(time.Minute)           //nolint:forbidigo // fake time
+		wantRefusal(t, g.Enter(home, 1, 7), Flapping)
+		time.Sleep(2*time.Minute + 10*time.Second) //nolint:forbidigo // fake time
+		wantEntry(t, g.Enter(home, 1, 7))
+	})
+}
+
+func TestOverloadKeepsNewcomersOut(t *testing.T) {
+	t.Parallel()
+	pause := 5 * time.Second
+	g := New(Limits{}, func() time.Duration { return pause })
+	wantRefusal(t, g.Enter(home, 1, 1), Overload)
+	pause = 0
+	wantEntry(t, g.Enter(home, 1, 1))
+}
+
+func TestEnteringAllocatesNothing(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
+	g := New(Limits{
+		ConnectRate: 1e9, ConnectBurst: 1e9, Connections: 1e9, AddressConnections: 1e9, AppConnections: 1e9, AddressRate: 1e9,
+		AppRate: 1e9, FlapPerMinute: 1e9,
+	}, nil)
+	var n uint64
+	allocated := testing.AllocsPerRun(1000, func() {
+		n++
+		if r := g.Enter(home, 1, n); r != nil {
+			t.Fatal(r)
+		}
+		g.Leave(home, 1)
+	})
+	if allocated != 0 {
+		t.Errorf("%v allocations", allocated)
+	}
+}

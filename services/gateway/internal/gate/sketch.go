@@ -1,0 +1,69 @@
+package gate
+
+import "time"
+
+// bucket is a leaky bucket: what it holds runs out at a rate.
+type bucket struct {
+	level float32
+	at    time.Duration // when the level was right
+}
+
+// take adds one if the burst allows it. Otherwise it returns when there is room for one.
+func (b *bucket) take(now time.Duration, rate, burst float64) time.Duration {
+	b.leak(now, rate)
+	if over := float64(b.level) + 1 - max(burst, 1); over > 0 {
+		return time.Duration(over / rate * float64(time.Second))
+	}
+	b.level++
+	return 0
+}
+
+func (b *bucket) leak(now time.Duration, rate float64) {
+	if now > b.at {
+		b.level = max(0, b.level-float32((now-b.at).Seconds()*rate))
+		b.at = now
+	}
+}
+
+const (
+	rows  = 2
+	cells = 1 << 15 // a row's; 1 MB for all of a sketch
+)
+
+// cell counts what hashes to it.
+type cell struct {
+	count  int32
+	bucket bucket
+}
+
+// sketch counts things by hash in a fixed size. Of a thing's cells the one that says least is nearest to the truth.
+type sketch struct{ cells [rows][cells]cell }
+
+func newSketch() *sketch { return &sketch{} }
+
+func (s *sketch) at(row int, hash uint64) *cell { return &s.cells[row][hash>>(32*row)%cells] }
+
+func (s *sketch) add(hash uint64, n int32) {
+	for row := range rows {
+		s.at(row, hash).count += n
+	}
+}
+
+func (s *sketch) count(hash uint64) int {
+	return int(min(s.at(0, hash).count, s.at(1, hash).count))
+}
+
+// take adds one to the buckets if one of them has room, or returns when one has.
+func (s *sketch) take(hash uint64, now time.Duration, rate, burst float64) time.Duration {
+	wait := s.at(0, hash).bucket.take(now, rate, burst)
+	return min(wait, s.at(1, hash).bucket.take(now, rate, burst))
+}
+
+// charge fills the buckets so that there is no room before a time has passed.
+func (s *sketch) charge(hash uint64, now time.Duration, rate float64, ban time.Duration) {
+	for row := range rows {
+		b := &s.at(row, hash).bucket
+		b.leak(now, rate)
+		b.level = max(b.level, float32(rate*(60+ban.Seconds())))
+	}
+}
