@@ -9,6 +9,7 @@ replace github.com/halleypush/halley/proto => ../proto
 require (
 	github.com/halleypush/halley/pkg v0.0.0-00010101000000-000000000000
 	github.com/halleypush/halley/proto v0.0.0-00010101000000-000000000000
+	golang.org/x/sync v0.24.0
 	google.golang.org/protobuf v1.36.12
 )
 

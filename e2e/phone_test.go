@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -13,6 +14,9 @@ import (
 	"github.com/halleypush/halley/pkg/device"
 )
 
+// dialer opens a TCP connection.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
 // phone is a device with our SDK that can go away and come back, and remembers what it got.
 type phone struct {
 	app   *rig.App
@@ -20,14 +24,16 @@ type phone struct {
 	dial  dialer
 	token string
 
-	stop context.CancelFunc
-	done chan struct{} // closed when Run has ended
+	device *device.Device
+	stop   context.CancelFunc
+	done   chan struct{} // closed when Run has ended
 
 	mu       sync.Mutex
 	got      map[string]int // guarded by mu: how often each push came
 	order    []string       // guarded by mu: push ids as they came
 	dropped  int            // guarded by mu: how often a connection was lost
 	isOnline bool           // guarded by mu
+	repeats  uint64         // guarded by mu: what the SDK dropped on connections that are over
 }
 
 // newPhone returns a phone that is away.
@@ -35,9 +41,12 @@ func newPhone(app *rig.App, dial dialer) *phone {
 	return &phone{app: app, store: device.MemoryStore(), dial: dial, got: map[string]int{}}
 }
 
-// connect starts the phone and waits until it is online.
-func (p *phone) connect(ctx context.Context) error {
-	ctx, p.stop = context.WithCancel(ctx)
+// connect starts the phone, which lives until ctx ends or it leaves, and waits until it is online.
+func (p *phone) connect(ctx context.Context) error { return p.connectWithin(ctx, ctx) }
+
+// connectWithin is connect with a context of its own for the waiting.
+func (p *phone) connectWithin(ctx, life context.Context) error {
+	life, p.stop = context.WithCancel(life)
 	p.done = make(chan struct{})
 	d, err := device.New(ctx, device.Options{
 		App: p.app.ID, ClientKey: p.app.ClientKey, Server: "mqtt://" + p.app.MQTT, Store: p.store, Dial: p.dial,
@@ -48,9 +57,10 @@ func (p *phone) connect(ctx context.Context) error {
 		close(p.done)
 		return err
 	}
+	p.device = d
 	go func() {
 		defer close(p.done)
-		_ = d.Run(ctx) // ends with ctx; a phone that ended otherwise is missed by what waits for it
+		_ = d.Run(life) // ends with life; a phone that ended otherwise is missed by what waits for it
 	}()
 	if err := d.Wait(ctx); err != nil {
 		return fmt.Errorf("a phone connects: %w", err)
@@ -63,6 +73,16 @@ func (p *phone) connect(ctx context.Context) error {
 func (p *phone) leave() {
 	p.stop()
 	<-p.done
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.repeats += p.device.Counts().Repeats
+}
+
+// repeated returns how many repeats the SDK has dropped. The phone is online.
+func (p *phone) repeated() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.repeats + p.device.Counts().Repeats
 }
 
 func (p *phone) take(_ context.Context, m device.Message) error {
@@ -118,14 +138,14 @@ func (p *phone) awaitOnce(t *testing.T, pushID string) {
 func connected(t *testing.T, app *rig.App) *phone {
 	t.Helper()
 	p := newPhone(app, nil)
-	ctx, cancel := context.WithCancel(context.Background())
+	life, end := context.WithCancel(context.Background())
 	t.Cleanup(func() {
-		cancel()
+		end()
 		<-p.done
 	})
-	timeout := time.AfterFunc(30*time.Second, cancel)
-	defer timeout.Stop()
-	if err := p.connect(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := p.connectWithin(ctx, life); err != nil {
 		t.Fatal(err)
 	}
 	return p
