@@ -138,7 +138,7 @@ nats: {url: "nats://%s", user: pushcore, password_file: nats.password}
 telemetry: {listen: "%s"}
 `, http, grpc, internal, nats, admin))
 	c.Pushcore = c.process(t, "pushcore", "pushcore", admin, "-config", "pushcore.yaml")
-	c.URL, c.GRPC = "http://"+http, grpc
+	c.URL, c.GRPC, c.Internal = "http://"+http, grpc, internal
 }
 
 func (c *Cluster) addGateway(t testing.TB, i int, nats, pushcore string) {

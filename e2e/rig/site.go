@@ -18,9 +18,9 @@ import (
 type Site struct {
 	// URL is that of REST and of the phones' HTTPS calls, WebSocket that of MQTT.
 	URL, WebSocket string
-	// GRPC and MQTT are host:port.
-	GRPC, MQTT string
-	AdminToken string
+	// GRPC, Internal and MQTT are host:port.
+	GRPC, Internal, MQTT string
+	AdminToken           string
 }
 
 // App is an app with its keys, and a business server's client of it.

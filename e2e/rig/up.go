@@ -20,11 +20,11 @@ func StartUp(t testing.TB, env ...string) *Up {
 	t.Helper()
 	dir := folder(t)
 	u := &Up{Data: filepath.Join(dir, "data")}
-	http, grpc, mqtt, admin := Addr(t), Addr(t), Addr(t), Addr(t)
-	u.Site = Site{URL: "http://" + http, WebSocket: "ws://" + http + "/mqtt", GRPC: grpc, MQTT: mqtt}
+	http, grpc, internal, mqtt, admin := Addr(t), Addr(t), Addr(t), Addr(t), Addr(t)
+	u.Site = Site{URL: "http://" + http, WebSocket: "ws://" + http + "/mqtt", GRPC: grpc, Internal: internal, MQTT: mqtt}
 	u.Process = &Process{Name: "halley", Admin: admin, path: Bin(t, "halley"), args: []string{"up"}, dir: dir}
 	u.env = append(env, "HALLEY_DATA="+u.Data, "HALLEY_HTTP="+http, "HALLEY_GRPC="+grpc, "HALLEY_MQTT="+mqtt, "HALLEY_MQTTS=",
-		"HALLEY_INTERNAL="+Addr(t), "HALLEY_TELEMETRY_LISTEN="+admin)
+		"HALLEY_INTERNAL="+internal, "HALLEY_TELEMETRY_LISTEN="+admin)
 	t.Cleanup(u.end)
 	// PostgreSQL outlives a halley that is killed: the next one takes it over, and stops it.
 	t.Cleanup(func() { u.stopPostgres(t) })
