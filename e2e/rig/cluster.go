@@ -1,16 +1,13 @@
 package rig
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/halleypush/halley/pkg/postgres"
 )
@@ -172,20 +169,4 @@ func (c *Cluster) process(t testing.TB, bin, name, admin string, args ...string)
 	p := &Process{Name: name, Admin: admin, path: Bin(t, bin), args: args, dir: c.dir}
 	t.Cleanup(p.end)
 	return p
-}
-
-// Command runs a program to its end, within a minute, and returns what it printed. An exit code other than 0 fails the test.
-func Command(t testing.TB, dir, path string, args ...string) []byte {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = dir
-	var errors bytes.Buffer
-	cmd.Stderr = &errors
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %v: %v\n%s", path, args, err, errors.Bytes())
-	}
-	return out
 }
