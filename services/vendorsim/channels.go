@@ -6,6 +6,7 @@ import (
 
 	"github.com/halleypush/halley/services/vendorsim/internal/apns"
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
+	"github.com/halleypush/halley/services/vendorsim/internal/huawei"
 )
 
 // vendor is how one simulator is made, and what it is documented to answer.
@@ -26,6 +27,7 @@ func vendors() map[string]vendor {
 			make:  func(f *frame.Frame) frame.Vendor { return apns.New(f, apns.Sandbox) },
 			codes: apns.Codes, tls: true,
 		},
+		"huawei": {make: func(f *frame.Frame) frame.Vendor { return huawei.New(f) }, codes: huawei.Codes},
 	}
 }
 

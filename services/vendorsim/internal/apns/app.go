@@ -4,9 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -152,8 +150,7 @@ func (s *Simulator) key(id string) *key {
 // mark begins the tokens that the simulator makes: it tells app and environment, as Apple knows them of its own. Tokens that
 // begin otherwise are taken by every app.
 func mark(e Environment, bundle string) string {
-	sum := sha256.Sum256([]byte(string(e) + ":" + bundle))
-	return hex.EncodeToString(sum[:4])
+	return frame.Mark(string(e) + ":" + bundle)
 }
 
 // owner checks that a token is not known to be of another app or environment.
@@ -165,7 +162,7 @@ func (s *Simulator) owner(token string, a *app) fault {
 		other = Sandbox
 	}
 	for id := range s.apps {
-		switch token[:8] {
+		switch token[:frame.MarkLength] {
 		case mark(other, id):
 			return fault{reason: badDeviceToken}
 		case mark(s.environment, id):
