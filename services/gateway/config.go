@@ -9,6 +9,7 @@ import (
 	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/telemetry"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 )
 
 // Config is what a gateway needs. config.Load fills it from a YAML file and HALLEY_… variables.
@@ -34,6 +35,20 @@ type Config struct {
 	PacketRate  float64       `yaml:"packet_rate" env:"PACKET_RATE" default:"50" doc:"packets a second that a device may send"`
 	PacketBurst float64       `yaml:"packet_burst" env:"PACKET_BURST" default:"200" doc:"packets that a device may send at once"`
 	UserTimeout time.Duration `yaml:"user_timeout" env:"USER_TIMEOUT" default:"30s" doc:"after how long a socket is given up whose data is not acknowledged"`
+
+	ConnectRate        float64       `yaml:"connect_rate" env:"CONNECT_RATE" default:"5000" doc:"devices a second that are let in; others are told when to come back. 0: any"`
+	ConnectBurst       int           `yaml:"connect_burst" env:"CONNECT_BURST" default:"10000" doc:"devices that are let in at once"`
+	MaxConnections     int           `yaml:"max_connections" env:"MAX_CONNECTIONS" doc:"most devices at a time; 0: what memory allows"`
+	AddressConnections int           `yaml:"address_connections" env:"ADDRESS_CONNECTIONS" doc:"most devices of one client address (IPv6: of a /64); mobile carriers put many behind one. 0: any"`
+	AddressRate        float64       `yaml:"address_rate" env:"ADDRESS_RATE" doc:"CONNECTs a second of one client address; ten seconds' worth may come at once. 0: any"`
+	AppConnections     int           `yaml:"app_connections" env:"APP_CONNECTIONS" doc:"most devices of one app at a time; 0: any"`
+	AppRate            float64       `yaml:"app_rate" env:"APP_RATE" doc:"CONNECTs a second of one app; ten seconds' worth may come at once. 0: any"`
+	FlapPerMinute      int           `yaml:"flap_per_minute" env:"FLAP_PER_MINUTE" default:"20" doc:"CONNECTs a minute of one device; 0: any"`
+	FlapBan            time.Duration `yaml:"flap_ban" env:"FLAP_BAN" default:"2m" doc:"how long a device stays out that connects more often"`
+	MaxBackOff         time.Duration `yaml:"max_back_off" env:"MAX_BACK_OFF" default:"5m" doc:"longest time to come back that a device is told"`
+	MaxOpens           int           `yaml:"max_opens" env:"MAX_OPENS" default:"100000" doc:"sessions that wait to be opened by pushcore; beyond it newcomers are told to come back. 0: any"`
+	MemoryWatermark    float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (or of GOMEMLIMIT) beyond which newcomers are told to come back; 0: never"`
+	CPUWatermark       float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
 
 	ReopenRate    int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
 	DrainWait     time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
@@ -72,8 +87,27 @@ func (c *Config) Validate() error {
 		return errors.New("packet_rate must be over 0 and packet_burst at least 1")
 	case c.ReopenRate < 1 || c.DrainRate < 1:
 		return errors.New("reopen_rate and drain_rate must be at least 1")
+	case c.ConnectRate < 0 || c.AddressRate < 0 || c.AppRate < 0:
+		return errors.New("connect_rate, address_rate and app_rate must not be negative")
+	case c.ConnectRate > 0 && c.ConnectBurst < 1:
+		return errors.New("connect_burst must be at least 1")
+	case c.MaxConnections < 0 || c.AddressConnections < 0 || c.AppConnections < 0 || c.FlapPerMinute < 0 || c.MaxOpens < 0:
+		return errors.New("max_connections, address_connections, app_connections, flap_per_minute and max_opens must not be negative")
+	case c.MaxBackOff < time.Second || c.FlapBan < 0:
+		return errors.New("max_back_off must be at least 1s, flap_ban not negative")
+	case c.MemoryWatermark < 0 || c.MemoryWatermark > 1 || c.CPUWatermark < 0 || c.CPUWatermark > 1:
+		return errors.New("memory_watermark and cpu_watermark must be between 0 and 1")
 	case c.Loops < 0:
 		return errors.New("loops must not be negative")
 	}
 	return c.Telemetry.Validate()
+}
+
+func (c *Config) limits() gate.Limits {
+	return gate.Limits{
+		ConnectRate: c.ConnectRate, ConnectBurst: c.ConnectBurst,
+		Connections: c.MaxConnections, AddressConnections: c.AddressConnections, AppConnections: c.AppConnections,
+		AddressRate: c.AddressRate, AppRate: c.AppRate,
+		FlapPerMinute: c.FlapPerMinute, FlapBan: c.FlapBan, MaxBackOff: c.MaxBackOff,
+	}
 }

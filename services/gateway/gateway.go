@@ -30,8 +30,10 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/bus"
 	"github.com/halleypush/halley/services/gateway/internal/core"
 	"github.com/halleypush/halley/services/gateway/internal/door"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/listen"
 	"github.com/halleypush/halley/services/gateway/internal/loop"
+	"github.com/halleypush/halley/services/gateway/internal/pressure"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
@@ -64,6 +66,7 @@ type Gateway struct {
 	rpc              *grpc.ClientConn
 	direct, audience *nats.Conn
 	set              *loop.Set
+	pressure         *pressure.Gauge
 	door             *door.Door
 	core             *core.Client
 	bus              *bus.Bus
@@ -186,6 +189,7 @@ func (g *Gateway) build() error {
 		}
 	}
 	loops := loop.NewMetrics(metrics)
+	g.pressure = pressure.New(pressure.Limits{Memory: c.MemoryWatermark, CPU: c.CPUWatermark}, metrics)
 	g.door = door.New(rpc, g.log,
 		func(t loop.Ticket, a loop.Admission) { g.set.Admitted(t, a) }, func(app uint32) { g.bus.Follow(app) })
 	g.core = core.New(rpc, g.door, pod, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
@@ -194,7 +198,7 @@ func (g *Gateway) build() error {
 		Loops: c.Loops, UserTimeout: c.UserTimeout,
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
-		Door: g.door, Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
+		Door: g.door, Gate: gate.New(c.limits(), g.stayAway), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
 	})
 	if err != nil {
 		return err
@@ -204,6 +208,17 @@ func (g *Gateway) build() error {
 		return err
 	}
 	return g.bus.Listen(g.core.Incarnation())
+}
+
+// opensPause is when newcomers are told to come back while too many sessions wait to be opened.
+const opensPause = 5 * time.Second
+
+// stayAway returns how long newcomers stay away because the gateway has all it can bear, 0 if they may come.
+func (g *Gateway) stayAway() time.Duration {
+	if g.config.MaxOpens > 0 && g.core.Opening() >= g.config.MaxOpens {
+		return opensPause
+	}
+	return g.pressure.StayAway()
 }
 
 // listen opens the listeners. Plain MQTT has its own, which the loops open.
@@ -333,6 +348,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { failed <- g.telemetry.Serve(working, g.admin, g.health) })
 	wg.Go(func() { g.repair(working) })
+	wg.Go(func() { g.pressure.Run(working) })
 	wg.Go(func() { g.door.Run(working) })
 	wg.Go(func() { g.ping(working) })
 	wg.Go(func() { g.receipts.Run(working) })

@@ -183,6 +183,13 @@ func (c *Client) Run(ctx context.Context, answers Answers, roundTrip func() time
 	wg.Wait()
 }
 
+// Opening returns how many sessions wait to be opened, or for the answer.
+func (c *Client) Opening() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.opens)
+}
+
 // Flushed reports whether no close waits to be sent, nor an answer that a close must follow.
 func (c *Client) Flushed() bool {
 	c.mu.Lock()

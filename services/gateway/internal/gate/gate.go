@@ -107,36 +107,40 @@ func newGate(l Limits, overloaded func() time.Duration, now func() time.Time) *G
 	}
 }
 
-// Enter lets a device in, which Leave must be called for then, or says why not. address may be invalid if it is not known.
-func (g *Gate) Enter(address netip.Addr, number uint32, ordinal uint64) *Refusal {
+// Pass is what a connection that was let in gives back when it ends: its address, as far as the gate needs it.
+type Pass uint32
+
+// Enter lets a device in, or says why not. address may be invalid if it is not known.
+func (g *Gate) Enter(address netip.Addr, number uint32, ordinal uint64) (Pass, *Refusal) {
 	pause := g.overloaded()
+	pass := g.pass(address)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now().Sub(g.begun)
-	if refusal := g.check(now, pause, address, number, ordinal); refusal != nil {
-		return refusal
+	if refusal := g.check(now, pause, pass, number, ordinal); refusal != nil {
+		return 0, refusal
 	}
 	g.sessions++
 	g.app(number).sessions++
-	if address.IsValid() {
-		g.addresses.add(g.addressHash(address), 1)
+	if pass != 0 {
+		g.addresses.add(uint32(pass), 1)
 	}
-	return nil
+	return pass, nil
 }
 
-// Leave notes that a device's connection has ended.
-func (g *Gate) Leave(address netip.Addr, number uint32) {
+// Leave notes that the connection of a device of an app has ended.
+func (g *Gate) Leave(pass Pass, number uint32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sessions--
 	g.app(number).sessions--
-	if address.IsValid() {
-		g.addresses.add(g.addressHash(address), -1)
+	if pass != 0 {
+		g.addresses.add(uint32(pass), -1)
 	}
 }
 
 // check asks what belongs to one client first: who comes too often costs the others nothing. mu is held.
-func (g *Gate) check(now, pause time.Duration, address netip.Addr, number uint32, ordinal uint64) *Refusal {
+func (g *Gate) check(now, pause time.Duration, pass Pass, number uint32, ordinal uint64) *Refusal {
 	l := g.limits
 	if l.FlapPerMinute > 0 {
 		hash := g.deviceHash(number, ordinal)
@@ -146,8 +150,7 @@ func (g *Gate) check(now, pause time.Duration, address netip.Addr, number uint32
 			return g.refuse(Flapping, max(over, l.FlapBan))
 		}
 	}
-	if address.IsValid() {
-		hash := g.addressHash(address)
+	if hash := uint32(pass); hash != 0 {
 		if l.AddressConnections > 0 && g.addresses.count(hash) >= l.AddressConnections {
 			return g.refuse(AddressFull, fullPause)
 		}
@@ -197,16 +200,20 @@ func (g *Gate) app(number uint32) *app {
 	return a
 }
 
-func (g *Gate) addressHash(a netip.Addr) uint64 {
+// pass returns the hash of an address, 0 if there is none.
+func (g *Gate) pass(a netip.Addr) Pass {
+	if !a.IsValid() {
+		return 0
+	}
 	// A v6 customer has at least a /64.
 	if a = a.Unmap(); a.Is6() {
 		if p, err := a.Prefix(64); err == nil {
 			a = p.Addr()
 		}
 	}
-	return maphash.Comparable(g.seed, a)
+	return Pass(maphash.Comparable(g.seed, a)) | 1<<31
 }
 
-func (g *Gate) deviceHash(number uint32, ordinal uint64) uint64 {
-	return maphash.Comparable(g.seed, [2]uint64{uint64(number), ordinal})
+func (g *Gate) deviceHash(number uint32, ordinal uint64) uint32 {
+	return uint32(maphash.Comparable(g.seed, [2]uint64{uint64(number), ordinal}))
 }

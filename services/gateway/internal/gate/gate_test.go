@@ -9,18 +9,22 @@ import (
 
 var home = netip.MustParseAddr("192.0.2.7")
 
-func wantRefusal(t *testing.T, got *Refusal, want Reason) {
+func wantRefusal(t *testing.T, g *Gate, address netip.Addr, app uint32, device uint64, want Reason) (back time.Duration) {
 	t.Helper()
+	_, got := g.Enter(address, app, device)
 	if got == nil || got.Reason != want {
 		t.Fatalf("%v, not refused for %s", got, want)
 	}
+	return got.RetryAfter
 }
 
-func wantEntry(t *testing.T, got *Refusal) {
+func wantEntry(t *testing.T, g *Gate, address netip.Addr, app uint32, device uint64) Pass {
 	t.Helper()
-	if got != nil {
-		t.Fatal(got)
+	pass, refusal := g.Enter(address, app, device)
+	if refusal != nil {
+		t.Fatal(refusal)
 	}
+	return pass
 }
 
 func TestAStormIsSpreadOverTheTimeThatItTakes(t *testing.T) {
@@ -39,7 +43,7 @@ func TestAStormIsSpreadOverTheTimeThatItTakes(t *testing.T) {
 				if time.Now().Before(at) {
 					continue
 				}
-				if r := g.Enter(netip.Addr{}, 1, n); r != nil {
+				if _, r := g.Enter(netip.Addr{}, 1, n); r != nil {
 					waiting[n] = time.Now().Add(r.RetryAfter)
 					continue
 				}
@@ -63,7 +67,7 @@ func TestNobodyIsToldToStayAwayForLongerThanTheLimit(t *testing.T) {
 	t.Parallel()
 	g := New(Limits{ConnectRate: 1, ConnectBurst: 1, MaxBackOff: 20 * time.Second}, nil)
 	for n := range uint64(1000) {
-		if r := g.Enter(netip.Addr{}, 1, n); r != nil && r.RetryAfter > 20*time.Second {
+		if _, r := g.Enter(netip.Addr{}, 1, n); r != nil && r.RetryAfter > 20*time.Second {
 			t.Fatal(r)
 		}
 	}
@@ -75,27 +79,32 @@ func TestRoomIsLimitedAndComesBack(t *testing.T) {
 	for name, c := range map[string]struct {
 		limits Limits
 		why    Reason
-		others func(*Gate) *Refusal // who is not concerned
+		others func(*testing.T, *Gate) // are not concerned
 	}{
 		"of the gateway": {Limits{Connections: 3}, Full, nil},
-		"of an address": {Limits{AddressConnections: 3}, AddressFull, func(g *Gate) *Refusal {
-			return g.Enter(other, 1, 9)
+		"of an address": {Limits{AddressConnections: 3}, AddressFull, func(t *testing.T, g *Gate) {
+			t.Helper()
+			wantEntry(t, g, other, 1, 9)
 		}},
-		"of an app": {Limits{AppConnections: 3}, AppFull, func(g *Gate) *Refusal { return g.Enter(home, 2, 9) }},
+		"of an app": {Limits{AppConnections: 3}, AppFull, func(t *testing.T, g *Gate) {
+			t.Helper()
+			wantEntry(t, g, home, 2, 9)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := New(c.limits, nil)
+			var pass Pass
 			for n := range uint64(3) {
-				wantEntry(t, g.Enter(home, 1, n))
+				pass = wantEntry(t, g, home, 1, n)
 			}
-			wantRefusal(t, g.Enter(home, 1, 3), c.why)
+			wantRefusal(t, g, home, 1, 3, c.why)
 			if c.others != nil {
-				wantEntry(t, c.others(g))
+				c.others(t, g)
 			}
-			g.Leave(home, 1)
-			wantEntry(t, g.Enter(home, 1, 3))
-			wantRefusal(t, g.Enter(home, 1, 4), c.why)
+			g.Leave(pass, 1)
+			wantEntry(t, g, home, 1, 3)
+			wantRefusal(t, g, home, 1, 4, c.why)
 		})
 	}
 }
@@ -103,11 +112,11 @@ func TestRoomIsLimitedAndComesBack(t *testing.T) {
 func TestASubscribersV6AddressesAreOne(t *testing.T) {
 	t.Parallel()
 	g := New(Limits{AddressConnections: 1}, nil)
-	wantEntry(t, g.Enter(netip.MustParseAddr("2001:db8:1:2::1"), 1, 1))
-	wantRefusal(t, g.Enter(netip.MustParseAddr("2001:db8:1:2:ffff::1"), 1, 2), AddressFull)
-	wantEntry(t, g.Enter(netip.MustParseAddr("2001:db8:1:3::1"), 1, 3))
-	wantEntry(t, g.Enter(netip.MustParseAddr("192.0.2.1"), 1, 4))
-	wantRefusal(t, g.Enter(netip.MustParseAddr("::ffff:192.0.2.1"), 1, 5), AddressFull)
+	wantEntry(t, g, netip.MustParseAddr("2001:db8:1:2::1"), 1, 1)
+	wantRefusal(t, g, netip.MustParseAddr("2001:db8:1:2:ffff::1"), 1, 2, AddressFull)
+	wantEntry(t, g, netip.MustParseAddr("2001:db8:1:3::1"), 1, 3)
+	wantEntry(t, g, netip.MustParseAddr("192.0.2.1"), 1, 4)
+	wantRefusal(t, g, netip.MustParseAddr("::ffff:192.0.2.1"), 1, 5, AddressFull)
 }
 
 func TestRatesOfAnAddressAndOfAnApp(t *testing.T) {
@@ -124,12 +133,11 @@ func TestRatesOfAnAddressAndOfAnApp(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := New(c.limits, nil)
 				for n := range uint64(20) { // ten seconds' worth
-					wantEntry(t, g.Enter(home, 1, n))
+					wantEntry(t, g, home, 1, n)
 				}
-				refusal := g.Enter(home, 1, 20)
-				wantRefusal(t, refusal, c.why)
-				time.Sleep(refusal.RetryAfter) //nolint:forbidigo // fake time
-				wantEntry(t, g.Enter(home, 1, 20))
+				back := wantRefusal(t, g, home, 1, 20, c.why)
+				time.Sleep(back) //nolint:forbidigo // fake time
+				wantEntry(t, g, home, 1, 20)
 			})
 		})
 	}
@@ -140,19 +148,17 @@ func TestADeviceThatFlapsStaysOutForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New(Limits{FlapPerMinute: 6, FlapBan: 2 * time.Minute}, nil)
 		for range 6 {
-			wantEntry(t, g.Enter(home, 1, 7))
-			g.Leave(home, 1)
+			g.Leave(wantEntry(t, g, home, 1, 7), 1)
 		}
-		refusal := g.Enter(home, 1, 7)
-		wantRefusal(t, refusal, Flapping)
-		if refusal.RetryAfter < 2*time.Minute {
-			t.Error(refusal)
+		back := wantRefusal(t, g, home, 1, 7, Flapping)
+		if back < 2*time.Minute {
+			t.Errorf("comes back after %v", back)
 		}
-		wantEntry(t, g.Enter(home, 1, 8)) // another one
-		time.Sleep(time.Minute)           //nolint:forbidigo // fake time
-		wantRefusal(t, g.Enter(home, 1, 7), Flapping)
+		wantEntry(t, g, home, 1, 8) // another one
+		time.Sleep(time.Minute)     //nolint:forbidigo // fake time
+		wantRefusal(t, g, home, 1, 7, Flapping)
 		time.Sleep(2*time.Minute + 10*time.Second) //nolint:forbidigo // fake time
-		wantEntry(t, g.Enter(home, 1, 7))
+		wantEntry(t, g, home, 1, 7)
 	})
 }
 
@@ -160,9 +166,9 @@ func TestOverloadKeepsNewcomersOut(t *testing.T) {
 	t.Parallel()
 	pause := 5 * time.Second
 	g := New(Limits{}, func() time.Duration { return pause })
-	wantRefusal(t, g.Enter(home, 1, 1), Overload)
+	wantRefusal(t, g, home, 1, 1, Overload)
 	pause = 0
-	wantEntry(t, g.Enter(home, 1, 1))
+	wantEntry(t, g, home, 1, 1)
 }
 
 func TestEnteringAllocatesNothing(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
@@ -173,10 +179,11 @@ func TestEnteringAllocatesNothing(t *testing.T) { //nolint:paralleltest // it co
 	var n uint64
 	allocated := testing.AllocsPerRun(1000, func() {
 		n++
-		if r := g.Enter(home, 1, n); r != nil {
+		pass, r := g.Enter(home, 1, n)
+		if r != nil {
 			t.Fatal(r)
 		}
-		g.Leave(home, 1)
+		g.Leave(pass, 1)
 	})
 	if allocated != 0 {
 		t.Errorf("%v allocations", allocated)

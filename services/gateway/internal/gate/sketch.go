@@ -27,7 +27,8 @@ func (b *bucket) leak(now time.Duration, rate float64) {
 
 const (
 	rows  = 2
-	cells = 1 << 15 // a row's; 1 MB for all of a sketch
+	bits  = 15        // of the hash, for each row
+	cells = 1 << bits // a row's; a sketch has 1.5 MB
 )
 
 // cell counts what hashes to it.
@@ -41,26 +42,26 @@ type sketch struct{ cells [rows][cells]cell }
 
 func newSketch() *sketch { return &sketch{} }
 
-func (s *sketch) at(row int, hash uint64) *cell { return &s.cells[row][hash>>(32*row)%cells] }
+func (s *sketch) at(row int, hash uint32) *cell { return &s.cells[row][hash>>(bits*row)%cells] }
 
-func (s *sketch) add(hash uint64, n int32) {
+func (s *sketch) add(hash uint32, n int32) {
 	for row := range rows {
 		s.at(row, hash).count += n
 	}
 }
 
-func (s *sketch) count(hash uint64) int {
+func (s *sketch) count(hash uint32) int {
 	return int(min(s.at(0, hash).count, s.at(1, hash).count))
 }
 
 // take adds one to the buckets if one of them has room, or returns when one has.
-func (s *sketch) take(hash uint64, now time.Duration, rate, burst float64) time.Duration {
+func (s *sketch) take(hash uint32, now time.Duration, rate, burst float64) time.Duration {
 	wait := s.at(0, hash).bucket.take(now, rate, burst)
 	return min(wait, s.at(1, hash).bucket.take(now, rate, burst))
 }
 
 // charge fills the buckets so that there is no room before a time has passed.
-func (s *sketch) charge(hash uint64, now time.Duration, rate float64, ban time.Duration) {
+func (s *sketch) charge(hash uint32, now time.Duration, rate float64, ban time.Duration) {
 	for row := range rows {
 		b := &s.at(row, hash).bucket
 		b.leak(now, rate)

@@ -3,6 +3,7 @@ package loop
 import (
 	"net/netip"
 
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
@@ -27,7 +28,8 @@ type conn struct {
 	rest  *rest
 	hello session.Unidentified
 	link  link
-	fd    int32 // none: not a native socket
+	pass  gate.Pass // of a live one
+	fd    int32     // none: not a native socket
 	gen   uint32
 	state byte
 	// transport is the index of its metric label.

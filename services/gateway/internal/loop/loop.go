@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/halleypush/halley/pkg/ordinal"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
@@ -331,6 +332,19 @@ func (l *Loop) greet(i int32, data []byte, own bool) {
 	}
 }
 
+// turnAway refuses a connection that there is no room for, and names a time to come back.
+func (l *Loop) turnAway(i int32, r *gate.Refusal) {
+	code := mqtt.QuotaExceeded
+	switch r.Reason {
+	case gate.Rate, gate.AddressRate, gate.AppRate, gate.Flapping:
+		code = mqtt.ConnectionRateExceeded
+	}
+	l.set.metrics.refusals[r.Reason].Inc()
+	l.set.metrics.connects.WithLabelValues(outcomeOf(code)).Inc()
+	l.conns.at(i).hello.Refuse(&l.out, code, string(r.Reason), r.RetryAfter)
+	l.perform(i)
+}
+
 // admitted is the answer of a door that had to ask others.
 type admitted struct {
 	ref       Ref
@@ -358,9 +372,14 @@ func (l *Loop) admit(i int32, a Admission) {
 		l.perform(i)
 		return
 	}
+	pass, refusal := l.set.gate.Enter(c.rest.remote, a.App.Number, a.Ordinal)
+	if refusal != nil {
+		l.turnAway(i, refusal)
+		return
+	}
 	m := &move{
 		fd: c.fd, outside: c.rest.outside, transport: c.transport, begun: c.hello.Begun, in: c.rest.in,
-		connect: c.rest.connect, admission: a,
+		connect: c.rest.connect, admission: a, gate: l.set.gate, pass: pass,
 	}
 	home := l.set.home(a.App.Number, a.Ordinal)
 	if home == l {
@@ -370,6 +389,7 @@ func (l *Loop) admit(i int32, a Admission) {
 	if c.fd != none {
 		if err := l.poll.remove(int(c.fd)); err != nil {
 			l.log.Error("cannot move a connection", "error", err)
+			m.leave()
 			l.close(i, session.Overload)
 			return
 		}
@@ -388,10 +408,16 @@ type move struct {
 	in        []byte
 	connect   *mqtt.Connect
 	admission Admission
+	gate      *gate.Gate
+	pass      gate.Pass
 }
+
+// leave gives the pass back: the connection has not got a session.
+func (m *move) leave() { m.gate.Leave(m.pass, m.admission.App.Number) }
 
 // drop closes the connection: the loop where it should have gone has ended.
 func (m *move) drop() {
+	m.leave()
 	if m.fd != none {
 		closeNative(int(m.fd))
 	} else {
@@ -411,6 +437,7 @@ func (m *move) run(l *Loop) {
 	if m.fd != none {
 		if err := l.poll.add(int(m.fd), token(i, c.gen)); err != nil {
 			l.log.Error("cannot take a connection over", "error", err)
+			m.leave()
 			l.close(i, session.Overload)
 			return
 		}
@@ -433,7 +460,7 @@ func (l *Loop) settle(i int32, m *move) {
 		l.conns.at(old).session.Supersede(&l.out)
 		l.perform(old)
 	}
-	c.state = stateLive
+	c.state, c.pass = stateLive, m.pass
 	c.rest.in, c.rest.connect = nil, nil
 	c.trim()
 	c.session = session.New(session.Start{

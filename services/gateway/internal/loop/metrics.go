@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
@@ -16,6 +17,7 @@ type Metrics struct {
 	sessions          prometheus.Gauge
 	count             atomic.Int64 // of sessions
 	connects          *prometheus.CounterVec
+	refusals          map[gate.Reason]prometheus.Counter
 	closes            *prometheus.CounterVec
 	opens             *prometheus.CounterVec
 	direct            map[gatewayv1.DeliverResponse_Result]prometheus.Counter
@@ -86,6 +88,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Buckets: []float64{.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}),
 		audience: map[session.Result]prometheus.Counter{},
+		refusals: map[gate.Reason]prometheus.Counter{},
 	}
 	registry.MustRegister(m.sessions, m.slices)
 	connections := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -94,6 +97,10 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	registry.MustRegister(connections)
 	for t := range transports {
 		m.connections[t] = connections.WithLabelValues(t.String())
+	}
+	refusals := counter("refusals_total", "CONNECT packets that were refused to bound what comes in, by reason.", "reason")
+	for _, reason := range gate.Reasons() {
+		m.refusals[reason] = refusals.WithLabelValues(string(reason))
 	}
 	direct := counter("direct_total", "Direct deliveries by what became of them.", "result")
 	for _, result := range []gatewayv1.DeliverResponse_Result{

@@ -232,6 +232,7 @@ func (l *Loop) endSession(i int32, reason session.Reason) {
 	c := l.conns.at(i)
 	s := &c.session
 	l.set.metrics.addSession(-1)
+	l.set.gate.Leave(c.pass, s.App.Number)
 	if at, ok := l.index.find(s.App.Number, s.Ordinal); ok && at == i {
 		l.index.remove(s.App.Number, s.Ordinal)
 	}

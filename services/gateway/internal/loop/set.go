@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	devicev1 "github.com/halleypush/halley/proto/halley/device/v1"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
@@ -119,6 +120,7 @@ type Config struct {
 type Set struct {
 	loops       []*Loop
 	door        Door
+	gate        *gate.Gate
 	core        Core
 	receipts    Receipts
 	metrics     *Metrics
@@ -136,6 +138,7 @@ type Set struct {
 // Parts are what loops work with.
 type Parts struct {
 	Door     Door
+	Gate     *gate.Gate
 	Core     Core
 	Receipts Receipts
 	Metrics  *Metrics
@@ -146,7 +149,7 @@ type Parts struct {
 // NewSet returns loops that do not run yet.
 func NewSet(c Config, p Parts) (*Set, error) {
 	s := &Set{
-		door: p.Door, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
+		door: p.Door, gate: p.Gate, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
 		userTimeout: c.UserTimeout, background: context.Background(), begun: time.Now(),
 	}
 	n := c.Loops

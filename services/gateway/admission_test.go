@@ -1,0 +1,115 @@
+package gateway_test
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/halleypush/halley/services/gateway"
+	"github.com/halleypush/halley/services/gateway/gatewaytest"
+)
+
+// refused connects a device that is told to stay away for now, and returns for how long.
+func refused(t *testing.T, site *gatewaytest.Site, d gatewaytest.Device, code byte) time.Duration {
+	t.Helper()
+	w := site.Dial(t, gatewaytest.V5)
+	w.Send(t, w.Connect(d))
+	ack := w.Next(t, packets.Connack)
+	if ack.ReasonCode != code {
+		t.Fatalf("answered with 0x%02X, not 0x%02X", ack.ReasonCode, code)
+	}
+	ms, err := strconv.Atoi(userProperty(ack, "retry_after_ms"))
+	if err != nil || ms <= 0 {
+		t.Fatalf("retry_after_ms is %q", userProperty(ack, "retry_after_ms"))
+	}
+	w.WantClosed(t)
+	return time.Duration(ms) * time.Millisecond
+}
+
+func TestWhoThereIsNoRoomForIsToldWhenToComeBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limit  func(*gateway.Config)
+		code   byte
+		reason string
+		room   bool // when one has gone
+	}{
+		"too many connects": {
+			func(c *gateway.Config) { c.ConnectRate, c.ConnectBurst = 0.01, 2 }, 0x9F, "rate", false,
+		},
+		"too many connects of an app": {
+			func(c *gateway.Config) { c.AppRate = 0.2 }, 0x9F, "app_rate", false,
+		},
+		"too many connects of an address": {
+			func(c *gateway.Config) { c.AddressRate = 0.2 }, 0x9F, "address_rate", false,
+		},
+		"too many devices": {
+			func(c *gateway.Config) { c.MaxConnections = 2 }, 0x97, "full", true,
+		},
+		"too many devices of an app": {
+			func(c *gateway.Config) { c.AppConnections = 2 }, 0x97, "app_full", true,
+		},
+		"too many devices of an address": {
+			func(c *gateway.Config) { c.AddressConnections = 2 }, 0x97, "address_full", true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := gatewaytest.Start(t, gatewaytest.Options{Config: c.limit})
+			first := site.Online(t, site.Core.NewDevice(t))
+			site.Online(t, site.Core.NewDevice(t))
+			late := site.Core.NewDevice(t)
+			refused(t, site, late, c.code)
+			if n := site.Metric(t, "halley_gateway_refusals_total", `reason="`+c.reason+`"`); n != 1 {
+				t.Errorf("%v refusals are counted", n)
+			}
+			if !c.room {
+				return
+			}
+			first.Close()
+			gatewaytest.Eventually(t, "one has gone", func() bool {
+				return site.Metric(t, "halley_gateway_connections", `transport="tcp"`) == 1
+			})
+			site.Online(t, late)
+		})
+	}
+}
+
+func TestADeviceThatComesAllTheTimeStaysOutForAWhile(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.FlapPerMinute, c.FlapBan = 3, 2*time.Minute }})
+	flapper := site.Core.NewDevice(t)
+	for range 3 { // each takes the place of the one before
+		site.Online(t, flapper)
+	}
+	if back := refused(t, site, flapper, 0x9F); back < 2*time.Minute {
+		t.Errorf("told to come back after %v", back)
+	}
+	site.Online(t, site.Core.NewDevice(t))
+	if n := site.Metric(t, "halley_gateway_refusals_total", `reason="flapping"`); n != 1 {
+		t.Errorf("%v refusals are counted", n)
+	}
+}
+
+func TestNewcomersWaitWhileTooManySessionsWaitForPushcore(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.MaxOpens = 2 }})
+	connect := func() {
+		w := site.Dial(t, gatewaytest.V5)
+		w.Greet(t, w.Connect(site.Core.NewDevice(t)))
+		w.Subscribe(t, 1, "push/"+gatewaytest.App)
+	}
+	site.Online(t, site.Core.NewDevice(t)) // the app is known from now on
+	site.Core.Leave()
+	connect()
+	connect()
+	late := site.Core.NewDevice(t)
+	refused(t, site, late, 0x97)
+	site.Core.Come(t)
+	gatewaytest.Eventually(t, "the sessions are open", func() bool {
+		return site.Metric(t, "halley_gateway_opens_total", `status="OPEN"`) == 3
+	})
+	site.Online(t, late)
+}
