@@ -96,8 +96,8 @@ func (h *Health) Failing(ctx context.Context) map[string]string {
 
 // Serve answers /healthz (the process lives), /readyz (200, or 503 with the failing checks), /metrics and, if configured,
 // /debug/pprof on a listener until ctx ends. It closes the listener. Without a listener it only waits: another service of the
-// process serves.
-func (t *Telemetry) Serve(ctx context.Context, listener net.Listener, h *Health) error {
+// process serves. routes are what the service has for its operators beside that.
+func (t *Telemetry) Serve(ctx context.Context, listener net.Listener, h *Health, routes ...Route) error {
 	if listener == nil {
 		<-ctx.Done()
 		return nil
@@ -118,7 +118,16 @@ func (t *Telemetry) Serve(ctx context.Context, listener net.Listener, h *Health)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
+	for _, r := range routes {
+		mux.Handle(r.Pattern, r.Handler)
+	}
 	return ServeHTTP(ctx, listener, mux)
+}
+
+// Route is a further path on the operators' port. Whatever changes something checks by itself who asks.
+type Route struct {
+	Pattern string // as http.ServeMux takes it
+	Handler http.Handler
 }
 
 // ServeHTTP serves a handler on a listener until ctx ends, then waits up to 10 s for running requests and cuts what still

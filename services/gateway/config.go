@@ -50,10 +50,12 @@ type Config struct {
 	MemoryWatermark    float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (or of GOMEMLIMIT) beyond which newcomers are told to come back; 0: never"`
 	CPUWatermark       float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
 
-	ReopenRate    int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
-	DrainWait     time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
-	DrainRate     int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away"`
-	DrainDeadline time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"when a stopping gateway closes what is left"`
+	ReopenRate      int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
+	DrainWait       time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
+	DrainRate       int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away"`
+	DrainDeadline   time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"when a stopping gateway closes what is left"`
+	ServerReference string        `yaml:"server_reference" env:"SERVER_REFERENCE" doc:"host:port that MQTT 5 devices are sent to when they have to go elsewhere; empty: they come back to where they were"`
+	MaxLifetime     time.Duration `yaml:"max_lifetime" env:"MAX_LIFETIME" doc:"longest that a device stays connected: half to all of it, at random, so that the load spreads over new gateways; 0: for ever"`
 
 	NATS      natsbus.Config   `yaml:"nats" env:"NATS"`
 	Telemetry telemetry.Config `yaml:"telemetry" env:"TELEMETRY"`
@@ -97,6 +99,8 @@ func (c *Config) Validate() error {
 		return errors.New("max_back_off must be at least 1s, flap_ban not negative")
 	case c.MemoryWatermark < 0 || c.MemoryWatermark > 1 || c.CPUWatermark < 0 || c.CPUWatermark > 1:
 		return errors.New("memory_watermark and cpu_watermark must be between 0 and 1")
+	case c.MaxLifetime != 0 && c.MaxLifetime < time.Second:
+		return errors.New("max_lifetime must be at least 1s, or 0")
 	case c.Loops < 0:
 		return errors.New("loops must not be negative")
 	}

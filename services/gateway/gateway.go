@@ -195,7 +195,7 @@ func (g *Gateway) build() error {
 	g.core = core.New(rpc, g.door, pod, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
 	g.receipts = receipt.New(directJS, audienceJS, receipt.NewMetrics(metrics), g.log)
 	g.set, err = loop.NewSet(loop.Config{
-		Loops: c.Loops, UserTimeout: c.UserTimeout,
+		Loops: c.Loops, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
 		Door: g.door, Gate: gate.New(c.limits(), g.stayAway), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
@@ -346,7 +346,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer stop()
 	failed := make(chan error, 2)
 	var wg sync.WaitGroup
-	wg.Go(func() { failed <- g.telemetry.Serve(working, g.admin, g.health) })
+	wg.Go(func() {
+		failed <- g.telemetry.Serve(working, g.admin, g.health, telemetry.Route{Pattern: "POST /shed", Handler: http.HandlerFunc(g.shed)})
+	})
 	wg.Go(func() { g.repair(working) })
 	wg.Go(func() { g.pressure.Run(working) })
 	wg.Go(func() { g.door.Run(working) })

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"net/http"
 	"strconv"
 	"testing"
 	"time"
@@ -249,4 +250,75 @@ func TestADeadlineEndsADrain(t *testing.T) {
 
 func closeOf(session uint64) func(*gatewayv1.Close) bool {
 	return func(c *gatewayv1.Close) bool { return c.GetSession() == session }
+}
+
+func TestAnOperatorHasAGatewayShedDevices(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.ServerReference = "push2.example.com:1883" }})
+	var wires []*gatewaytest.Wire
+	for range 10 {
+		wires = append(wires, site.Online(t, site.Core.NewDevice(t)))
+	}
+	shed := func(token, query string) int {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+site.AdminAddr()+"/shed?"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+token)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		return response.StatusCode
+	}
+	for _, c := range []struct {
+		token, query string
+		want         int
+	}{
+		{"wrong", "sessions=4", http.StatusUnauthorized},
+		{gatewaytest.ServiceToken, "sessions=many", http.StatusBadRequest},
+		{gatewaytest.ServiceToken, "sessions=4", http.StatusAccepted},
+	} {
+		if got := shed(c.token, c.query); got != c.want {
+			t.Fatalf("?%s with token %q answers %d", c.query, c.token, got)
+		}
+	}
+	gatewaytest.Eventually(t, "four have gone", func() bool {
+		return site.Metric(t, "halley_gateway_closes_total", `reason="shed"`) == 4
+	})
+	left := 0
+	for _, wire := range wires {
+		wire.Send(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
+		p, err := wire.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.FixedHeader.Type == packets.Disconnect {
+			if p.ReasonCode != 0x9C || p.Properties.ServerReference != "push2.example.com:1883" {
+				t.Errorf("sent away with 0x%02X to %q", p.ReasonCode, p.Properties.ServerReference)
+			}
+			continue
+		}
+		left++
+	}
+	if left != 6 {
+		t.Errorf("%d are left", left)
+	}
+}
+
+func TestDevicesGoElsewhereAtTheEndOfTheirLifetime(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.MaxLifetime = 2 * time.Second }})
+	begun := time.Now()
+	phone, old := greeted(t, site, gatewaytest.V5), greeted(t, site, gatewaytest.V311)
+	gone := phone.WantDisconnect(t, 0x9C)
+	if took := time.Since(begun); took < time.Second {
+		t.Errorf("sent away after %v", took)
+	}
+	if userProperty(gone, "retry_after_ms") == "" {
+		t.Error("not told when to come back")
+	}
+	old.WantClosed(t)
 }

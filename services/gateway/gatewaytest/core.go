@@ -201,7 +201,7 @@ func (c *Core) Incarnation() *gatewayv1.Incarnation {
 
 func authenticate(ctx context.Context) error {
 	m, _ := metadata.FromIncomingContext(ctx)
-	if values := m.Get("authorization"); len(values) != 1 || values[0] != "Bearer "+serviceToken {
+	if values := m.Get("authorization"); len(values) != 1 || values[0] != "Bearer "+ServiceToken {
 		return status.Error(codes.Unauthenticated, "no service token")
 	}
 	return nil

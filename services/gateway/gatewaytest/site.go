@@ -39,7 +39,8 @@ import (
 // Patience bounds every wait: far longer than anything takes, so that only what never happens runs into it.
 const Patience = 30 * time.Second
 
-const serviceToken = "test-service-token-of-the-site"
+// ServiceToken is what gateways show to pushcore, and operators to gateways.
+const ServiceToken = "test-service-token-of-the-site"
 
 var passwords = map[string]config.Secret{"pushcore": "test-core", "gateway": "test-gateway", "sender": "test-sender"}
 
@@ -86,7 +87,7 @@ func Start(t testing.TB, o Options) *Site {
 func (s *Site) StartGateway(t testing.TB, o Options) {
 	t.Helper()
 	c := gateway.Config{
-		MQTT: "127.0.0.1:0", Loops: 2, Pushcore: s.Core.Address(), ServiceToken: serviceToken, Pod: "test",
+		MQTT: "127.0.0.1:0", Loops: 2, Pushcore: s.Core.Address(), ServiceToken: ServiceToken, Pod: "test",
 		ReopenRate: 10_000, DrainRate: 10_000,
 		NATS:      natsbus.Config{URL: s.NATS.URL(), User: "gateway", Password: passwords["gateway"]},
 		Telemetry: telemetry.Config{Listen: "127.0.0.1:0", LogLevel: "debug"},
@@ -94,7 +95,7 @@ func (s *Site) StartGateway(t testing.TB, o Options) {
 	if err := config.Defaults(&c); err != nil {
 		t.Fatal(err)
 	}
-	c.DrainWait = 0
+	c.DrainWait, c.CPUWatermark, c.FlapPerMinute = 0, 0, 0 // tests run at full speed
 	c.TelemetryOptions = []telemetry.Option{telemetry.WithLogs(s.Logs)}
 	if o.Config != nil {
 		o.Config(&c)

@@ -475,7 +475,7 @@ func (l *Loop) settle(i int32, m *move) {
 	if c.gen != gen || c.state != stateLive {
 		return
 	}
-	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
+	l.wheel.set(l.conns.link, i, min(l.lifeLeft(&c.session), c.session.Tick(&l.out, l.clock)))
 	l.perform(i)
 	if c.gen == gen && c.state == stateLive {
 		l.feed(i, m.in)
@@ -499,7 +499,12 @@ func (l *Loop) due(i int32) {
 		return
 	}
 	gen := c.gen
-	l.wheel.set(l.conns.link, i, c.session.Tick(&l.out, l.clock))
+	left := l.lifeLeft(&c.session)
+	if left <= 0 {
+		l.sendAway(i, session.Lifetime)
+		return
+	}
+	l.wheel.set(l.conns.link, i, min(left, c.session.Tick(&l.out, l.clock)))
 	l.perform(i)
 	if c.gen == gen && c.state == stateLive {
 		l.goOn(i) // calls that were given up make room
@@ -515,7 +520,7 @@ func (stop) run(l *Loop) {
 	for i := range l.conns.len() {
 		switch l.conns.at(i).state {
 		case stateLive:
-			l.sendAway(i)
+			l.sendAway(i, session.Shutdown)
 		case stateHello, stateAdmitting:
 			l.close(i, session.Shutdown)
 		}

@@ -114,6 +114,10 @@ type Config struct {
 	Limits session.Limits
 	// UserTimeout is after how long a socket whose data is not acknowledged is given up (TCP_USER_TIMEOUT).
 	UserTimeout time.Duration
+	// Lifetime is the longest that a session stays; 0: for ever. Each stays for half to all of it.
+	Lifetime time.Duration
+	// Reference is the host:port that devices are sent to that have to go elsewhere; empty: the one that they came to.
+	Reference string
 }
 
 // Set is all the loops of a gateway.
@@ -127,6 +131,8 @@ type Set struct {
 	traces      *Traces
 	limits      session.Limits
 	userTimeout time.Duration
+	lifetime    time.Duration
+	reference   string
 	log         *slog.Logger
 	background  context.Context //nolint:containedctx // for log lines of loops, which have no caller
 	begun       time.Time
@@ -150,7 +156,7 @@ type Parts struct {
 func NewSet(c Config, p Parts) (*Set, error) {
 	s := &Set{
 		door: p.Door, gate: p.Gate, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
-		userTimeout: c.UserTimeout, background: context.Background(), begun: time.Now(),
+		userTimeout: c.UserTimeout, lifetime: c.Lifetime, reference: c.Reference, background: context.Background(), begun: time.Now(),
 	}
 	n := c.Loops
 	if n == 0 {

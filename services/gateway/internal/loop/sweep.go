@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -19,12 +20,15 @@ const (
 	sweepReopen
 	// sweepDrain: the gateway stops.
 	sweepDrain
+	// sweepShed: some shall go elsewhere.
+	sweepShed
 )
 
 // sweep goes through a loop's sessions at a set rate.
 type sweep struct {
 	kind   sweepKind
 	rate   float64 // sessions a second, of this loop
+	most   float64 // sessions in all
 	next   int32
 	end    int32
 	begun  time.Duration
@@ -32,12 +36,16 @@ type sweep struct {
 	finish func()
 }
 
-// Sweep goes through all sessions at a rate per second and calls done at the end, from one of the loops.
-func (s *Set) sweep(kind sweepKind, rate int, done func()) {
+// sweep goes through sessions, most in all, at a rate per second and calls done at the end, from one of the loops.
+func (s *Set) sweep(kind sweepKind, most, rate int, done func()) {
 	left := &atomic.Int32{}
 	left.Store(int32(len(s.loops)))
-	for _, l := range s.loops {
-		l.post(&sweep{kind: kind, rate: float64(rate) / float64(len(s.loops)), finish: func() {
+	for n, l := range s.loops {
+		share := most / len(s.loops)
+		if n < most%len(s.loops) {
+			share++
+		}
+		l.post(&sweep{kind: kind, rate: float64(rate) / float64(len(s.loops)), most: float64(share), finish: func() {
 			if left.Add(-1) == 0 {
 				done()
 			}
@@ -46,16 +54,23 @@ func (s *Set) sweep(kind sweepKind, rate int, done func()) {
 }
 
 // PullAll has every session ask for what is kept: messages may have been missed.
-func (s *Set) PullAll(rate int, done func()) { s.sweep(sweepPull, rate, done) }
+func (s *Set) PullAll(rate int, done func()) { s.sweep(sweepPull, math.MaxInt, rate, done) }
 
 // ReopenAll has every session opened again: the routes may be lost.
-func (s *Set) ReopenAll(rate int, done func()) { s.sweep(sweepReopen, rate, done) }
+func (s *Set) ReopenAll(rate int, done func()) { s.sweep(sweepReopen, math.MaxInt, rate, done) }
 
 // Drain sends every connection away.
-func (s *Set) Drain(rate int, done func()) { s.sweep(sweepDrain, rate, done) }
+func (s *Set) Drain(rate int, done func()) { s.sweep(sweepDrain, math.MaxInt, rate, done) }
+
+// Shed sends n devices elsewhere, so that the load is spread anew.
+func (s *Set) Shed(n, rate int, done func()) { s.sweep(sweepShed, n, rate, done) }
 
 func (s *sweep) run(l *Loop) {
 	s.begun, s.end = l.clock.Since, l.conns.len()
+	if s.kind == sweepShed && s.end > 0 { // not the same ones each time
+		s.next = rand.Int32N(s.end)
+		s.end += s.next
+	}
 	l.sweeps = append(l.sweeps, s)
 }
 
@@ -63,14 +78,14 @@ func (s *sweep) run(l *Loop) {
 func (l *Loop) runSweeps() {
 	for n := 0; n < len(l.sweeps); {
 		s := l.sweeps[n]
-		due := s.rate * (l.clock.Since - s.begun + wheelTick).Seconds()
+		due := min(s.most, s.rate*(l.clock.Since-s.begun+wheelTick).Seconds())
 		for s.next < s.end && s.done < due {
-			if l.conns.at(s.next).state != stateFree {
-				l.sweepOne(s, s.next)
+			if i := s.next % l.conns.len(); l.conns.at(i).state != stateFree {
+				l.sweepOne(s, i)
 			}
 			s.next++
 		}
-		if s.next < s.end {
+		if s.next < s.end && s.done < s.most {
 			n++
 			continue
 		}
@@ -97,16 +112,33 @@ func (l *Loop) sweepOne(s *sweep, i int32) {
 	case sweepReopen:
 		c.session.Reopen(&l.out)
 	case sweepDrain:
-		l.sendAway(i)
+		l.sendAway(i, session.Shutdown)
+		return
+	case sweepShed:
+		l.sendAway(i, session.Shed)
 		return
 	}
 	l.perform(i)
 }
 
-// sendAway tells a device that the gateway stops, and when to come back.
-func (l *Loop) sendAway(i int32) {
-	l.conns.at(i).session.Disconnect(&l.out, mqtt.Disconnect{
-		Code: mqtt.ShuttingDown, User: []mqtt.UserProperty{session.RetryAfter(time.Second + rand.N(4*time.Second))},
-	}, session.Shutdown)
+// sendAway tells a device to come back in a moment, to another gateway if there is an address for that, and why.
+func (l *Loop) sendAway(i int32, why session.Reason) {
+	d := mqtt.Disconnect{Code: mqtt.UseAnotherServer, ServerReference: l.set.reference}
+	if why == session.Shutdown && d.ServerReference == "" {
+		d.Code = mqtt.ShuttingDown
+	}
+	d.User = []mqtt.UserProperty{session.RetryAfter(time.Second + rand.N(4*time.Second))}
+	l.conns.at(i).session.Disconnect(&l.out, d, why)
 	l.perform(i)
+}
+
+// lifeLeft returns how long a session may still stay, if lifetimes are bounded: half to all of the bound, by its number.
+func (l *Loop) lifeLeft(s *session.Session) time.Duration {
+	if l.set.lifetime == 0 {
+		return time.Hour
+	}
+	const spread = 1 << 16
+	half := l.set.lifetime / 2
+	share := time.Duration(s.Number * 0x9E3779B97F4A7C15 >> 48) // of spread
+	return half + half/spread*share - s.Age(l.clock)
 }

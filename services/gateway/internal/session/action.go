@@ -90,13 +90,16 @@ const (
 	SlowReader
 	Overload
 	Shutdown
+	// Shed: an operator spreads the load anew. Lifetime: it was here for long enough.
+	Shed
+	Lifetime
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	ByClient: "client", ByPeer: "peer", ConnectTimeout: "connect_timeout", Refused: "refused", Malformed: "malformed",
 	Violation: "violation", TooLarge: "too_large", TooFast: "too_fast", KeepAlive: "keep_alive", NoAck: "no_ack",
-	TakenOver: "taken_over", Gone: "gone", SlowReader: "slow_reader", Overload: "overload", Shutdown: "shutdown",
+	TakenOver: "taken_over", Gone: "gone", SlowReader: "slow_reader", Overload: "overload", Shutdown: "shutdown", Shed: "shed", Lifetime: "lifetime",
 }
 
 func (r Reason) String() string { return reasonNames[r] }
