@@ -1,0 +1,88 @@
+// Command bench measures Halley beside what others do, as `make bench` runs it. It runs the programs in the folder that
+// HALLEY_BENCH_BIN names, as they are shipped.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/halleypush/halley/bench/internal/report"
+	"github.com/halleypush/halley/bench/internal/spine"
+)
+
+// suite measures one thing. quick is a short run, to see that it works.
+type suite struct {
+	name string
+	run  func(ctx context.Context, bin string, quick bool, out io.Writer) ([]report.Figure, error)
+}
+
+func suites() []suite {
+	return []suite{{"spine", spine.Run}}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	if len(os.Args) == 3 && os.Args[1] == spine.PeerCommand {
+		sessions, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			return err
+		}
+		return spine.Peer(ctx, os.Stdin, os.Stdout, sessions)
+	}
+	var names []string
+	for _, s := range suites() {
+		names = append(names, s.name)
+	}
+	only := flag.String("suite", strings.Join(names, ","), "the `suites` to run, with commas")
+	dir := flag.String("out", "bench/out", "the `folder` for the figures")
+	quick := flag.Bool("quick", false, "a short run; its figures say little")
+	flag.Parse()
+	bin, err := filepath.Abs(os.Getenv("HALLEY_BENCH_BIN"))
+	if err != nil || os.Getenv("HALLEY_BENCH_BIN") == "" {
+		return errors.New("HALLEY_BENCH_BIN is not the folder of the programs: run make bench")
+	}
+	for _, name := range strings.Split(*only, ",") {
+		found := false
+		for _, s := range suites() {
+			if s.name != name {
+				continue
+			}
+			found = true
+			begin := time.Now()
+			figures, err := s.run(ctx, bin, *quick, os.Stdout)
+			if err := errors.Join(err, write(*dir, name, figures)); err != nil {
+				return fmt.Errorf("suite %s: %w", name, err)
+			}
+			fmt.Printf("suite %s took %.0f s\n", name, time.Since(begin).Seconds())
+		}
+		if !found {
+			return fmt.Errorf("there is no suite %q, only %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+func write(dir, name string, figures []report.Figure) error {
+	if len(figures) == 0 {
+		return nil
+	}
+	return report.Write(os.Stdout, dir, name, figures)
+}

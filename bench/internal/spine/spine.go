@@ -1,0 +1,140 @@
+// Package spine measures the whole path: from a business server's call to the device's acknowledgement in the ledger.
+package spine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/halleypush/halley/bench/internal/report"
+	"github.com/halleypush/halley/bench/internal/site"
+	"github.com/halleypush/halley/bench/internal/swarm"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
+)
+
+// sizes are how much a run does.
+type sizes struct {
+	devices    int           // of the loads
+	sessions   int           // of the broadcast
+	load       time.Duration // of each load, all rounds together
+	rounds     int
+	quiet      int           // direct pushes
+	settle     time.Duration // before memory is read
+	broadcasts int
+}
+
+func sizesOf(quick bool) sizes {
+	if quick {
+		return sizes{devices: 2000, sessions: 5000, load: 9 * time.Second, rounds: 3, quiet: 200, settle: 3 * time.Second, broadcasts: 3}
+	}
+	return sizes{devices: 10_000, sessions: 15_000, load: time.Minute, rounds: 3, quiet: 2000, settle: time.Minute, broadcasts: 7}
+}
+
+// bench is one run.
+type bench struct {
+	sizes
+	site    *site.Site
+	who     []swarm.Identity
+	out     io.Writer
+	figures []report.Figure
+	arrived arrivals
+}
+
+// Run measures. bin is the folder of the programs.
+func Run(ctx context.Context, bin string, quick bool, out io.Writer) ([]report.Figure, error) {
+	s, err := site.Start(ctx, bin)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	b := &bench{sizes: sizesOf(quick), site: s, out: out}
+	b.say("%+v", b.sizes)
+	for _, line := range s.Config {
+		b.say("%s", line)
+	}
+	if b.who, err = s.Register(ctx, max(b.sessions, b.devices)); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context) error{b.idle, b.loads} {
+		if err := step(ctx); err != nil {
+			return b.figures, err
+		}
+	}
+	return b.figures, nil
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
+}
+
+// idle measures what an idle session costs, then broadcasts to all of them.
+func (b *bench) idle(ctx context.Context) error {
+	before, err := b.site.Gateway.RSS()
+	if err != nil {
+		return err
+	}
+	s, err := swarm.Connect(ctx, swarm.Options{Address: b.site.MQTT, Topic: "push/" + b.site.App}, b.who[:b.sessions])
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := wait(ctx, b.settle); err != nil {
+		return err
+	}
+	after, err := b.site.Gateway.RSS()
+	if err != nil {
+		return err
+	}
+	b.say("gateway: %d MB before the first session, %d MB with %d", before>>20, after>>20, b.sessions)
+	b.figures = append(b.figures, report.Of("gateway.idle_rss_bytes", "B", float64(after-before)/float64(b.sessions)))
+	return b.broadcast(ctx, s)
+}
+
+// loads measures the three loads, and the latency while there is none.
+func (b *bench) loads(ctx context.Context) error {
+	s, err := swarm.Connect(ctx, swarm.Options{
+		Address: b.site.MQTT, Topic: "push/" + b.site.App, Arrived: b.arrived.note,
+	}, b.who[:b.devices])
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := b.quietly(ctx); err != nil {
+		return err
+	}
+	for _, l := range []load{
+		{"push.single.per_s", "deliveries/s", 64, b.single},
+		{"push.batch.per_s", "deliveries/s", 8, b.batch},
+		{"push.list.deliveries_per_s", "deliveries/s", 8, b.list},
+	} {
+		if err := b.run(ctx, s, l); err != nil {
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// notification is a push of which the device gets about 200 B.
+func (b *bench) notification(audience *pushv1.Audience) *pushv1.PushRequest {
+	return &pushv1.PushRequest{
+		App: b.site.App, Audience: audience,
+		Notification: &pushv1.Notification{Title: "Your order", Body: "It is on its way."},
+		Policy:       &pushv1.Policy{Channel: pushv1.Policy_OWN_ONLY},
+	}
+}
+
+func devices(tokens ...string) *pushv1.Audience {
+	return &pushv1.Audience{Target: &pushv1.Audience_Devices_{Devices: &pushv1.Audience_Devices{Tokens: tokens}}}
+}
