@@ -6,6 +6,7 @@ import (
 
 	"github.com/halleypush/halley/services/vendorsim/internal/apns"
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
+	"github.com/halleypush/halley/services/vendorsim/internal/harmony"
 	"github.com/halleypush/halley/services/vendorsim/internal/huawei"
 )
 
@@ -27,7 +28,8 @@ func vendors() map[string]vendor {
 			make:  func(f *frame.Frame) frame.Vendor { return apns.New(f, apns.Sandbox) },
 			codes: apns.Codes, tls: true,
 		},
-		"huawei": {make: func(f *frame.Frame) frame.Vendor { return huawei.New(f) }, codes: huawei.Codes},
+		"harmony": {make: func(f *frame.Frame) frame.Vendor { return harmony.New(f) }, codes: harmony.Codes},
+		"huawei":  {make: func(f *frame.Frame) frame.Vendor { return huawei.New(f) }, codes: huawei.Codes},
 	}
 }
 

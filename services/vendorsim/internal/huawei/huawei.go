@@ -11,14 +11,14 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/halleypush/halley/services/vendorsim/internal/callback"
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
+	"github.com/halleypush/halley/services/vendorsim/internal/pushkit"
 )
 
 // Simulator is Huawei's service.
 type Simulator struct {
 	frame   *frame.Frame
-	codes   []frame.Code
+	answers pushkit.Answers
 	courier *frame.Courier
 	daily   *frame.Daily
 	logins  *logins
@@ -33,10 +33,10 @@ var _ frame.Vendor = (*Simulator)(nil)
 // New returns a simulator without apps.
 func New(f *frame.Frame) *Simulator {
 	s := &Simulator{
-		frame: f, codes: Codes(), daily: frame.NewDaily(f.Now), logins: &logins{now: f.Now, calls: make(map[string]window)},
+		frame: f, answers: pushkit.NewAnswers(f, Codes()), daily: frame.NewDaily(f.Now), logins: &logins{now: f.Now, calls: make(map[string]window)},
 		clients: make(map[string]*app), marks: make(map[string]string),
 	}
-	s.courier = f.NewCourier(callback.MaxStatuses, s.encode)
+	s.courier = f.NewCourier(pushkit.MaxStatuses, s.encode)
 	return s
 }
 
@@ -64,27 +64,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer writes a code that no further fields belong to.
-func (s *Simulator) answer(w http.ResponseWriter, name string) {
-	code := frame.Wanted(s.codes, frame.InAnswer, name)
-	s.frame.Answered(code.Code, 1)
-	if len(code.Code) == 3 { // an HTTP status without a code of the push service
-		http.Error(w, http.StatusText(code.Status), code.Status)
-		return
-	}
-	if code.Status == http.StatusServiceUnavailable {
-		frame.RetryAfter(w, s.frame.Switches().Limit.RetryAfter)
-	}
-	s.write(w, code, code.Meaning)
-}
-
-// write writes the answer to a send.
-func (s *Simulator) write(w http.ResponseWriter, code frame.Code, message string) {
-	frame.WriteJSON(w, code.Status, map[string]string{"code": code.Code, "msg": message, "requestId": requestID(s.frame)})
-}
-
-func requestID(f *frame.Frame) string {
-	return fmt.Sprintf("%d%s", f.Now().UnixMilli(), strings.ToLower(rand.Text()[:10]))
-}
+func (s *Simulator) answer(w http.ResponseWriter, name string) { s.answers.Write(w, name) }
 
 // app is a registered app, with the credentials that the console would give out.
 type app struct {
@@ -94,8 +74,8 @@ type app struct {
 	ProjectID    string `json:"project_id"`
 
 	// Receipt is where receipts go; Receipts are those that android.receipt_id picks, by id.
-	Receipt  callback.Config            `json:"receipt"`
-	Receipts map[string]callback.Config `json:"receipts,omitempty"`
+	Receipt  pushkit.Callback            `json:"receipt"`
+	Receipts map[string]pushkit.Callback `json:"receipts,omitempty"`
 
 	Disabled    bool `json:"disabled,omitempty"`      // may not send
 	NoHighRight bool `json:"no_high_right,omitempty"` // may not use the high level
@@ -184,7 +164,7 @@ func (s *Simulator) encode(ctx context.Context, to string, items []any) (*http.R
 }
 
 // receiptConfig returns where receipts of a message go; false if its receipt_id is not known.
-func (a *app) receiptConfig(id string) (callback.Config, bool) {
+func (a *app) receiptConfig(id string) (pushkit.Callback, bool) {
 	if id == "" {
 		return a.Receipt, true
 	}

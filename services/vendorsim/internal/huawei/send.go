@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
+	"github.com/halleypush/halley/services/vendorsim/internal/pushkit"
 )
 
 const (
@@ -71,14 +72,14 @@ func (s *Simulator) accept(w http.ResponseWriter, r *http.Request, a *app, e env
 		return
 	}
 	if e.ValidateOnly {
-		s.finish(w, requestID(s.frame), len(good), illegal)
+		s.finish(w, pushkit.RequestID(s.frame.Now()), len(good), illegal)
 		return
 	}
 	if n := max(len(good), 1); s.frame.Admit(a.Name, n) == frame.OverRate { // a topic counts as one
 		s.answer(w, traffic)
 		return
 	}
-	id := requestID(s.frame)
+	id := pushkit.RequestID(s.frame.Now())
 	if len(good) > 0 || len(m.tokens) == 0 {
 		s.record(r, a, m, good, id, body)
 	}
@@ -125,8 +126,7 @@ func (s *Simulator) finish(w http.ResponseWriter, id string, good int, illegal [
 	if good == 0 && len(illegal) > 0 {
 		name, message = allInvalid, "All the tokens are invalid"
 	}
-	s.frame.Answered(name, 1)
-	frame.WriteJSON(w, http.StatusOK, map[string]string{"code": name, "msg": message, "requestId": id})
+	s.answers.Message(w, name, id, message)
 }
 
 func (s *Simulator) record(r *http.Request, a *app, m *message, good []device, id string, body []byte) {

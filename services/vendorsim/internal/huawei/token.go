@@ -55,7 +55,7 @@ func (s *Simulator) token(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Simulator) refuse(w http.ResponseWriter, name string) {
-	code := frame.Wanted(s.codes, frame.InAuth, name)
+	code := frame.Wanted(Codes(), frame.InAuth, name)
 	s.frame.Answered(code.Code, 1)
 	frame.WriteJSON(w, code.Status, map[string]string{"error": code.Code, "error_description": code.Meaning})
 }

@@ -1,5 +1,4 @@
-// Package callback makes the calls that carry Huawei's and HarmonyOS's receipts: both are signed the same way.
-package callback
+package pushkit
 
 import (
 	"bytes"
@@ -17,15 +16,15 @@ import (
 // MaxStatuses is how many receipts a call carries.
 const MaxStatuses = 100
 
-// Config is a receipt configuration of the vendor's console.
-type Config struct {
+// Callback is a receipt configuration of the vendor's console.
+type Callback struct {
 	URL  string `json:"url"`
 	User string `json:"user"` // without user and key there is no signature
 	Key  string `json:"key"`
 }
 
 // Request returns the call for a list of statuses.
-func (c Config) Request(ctx context.Context, now time.Time, statuses []any) (*http.Request, error) {
+func (c Callback) Request(ctx context.Context, now time.Time, statuses []any) (*http.Request, error) {
 	body, err := json.Marshal(map[string]any{"statuses": statuses})
 	if err != nil {
 		return nil, fmt.Errorf("encode statuses: %w", err)
