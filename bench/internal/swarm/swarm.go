@@ -83,10 +83,7 @@ func Connect(ctx context.Context, o Options, who []Identity) (*Swarm, error) {
 			return nil
 		})
 	}
-	err = group.Wait()
-	if err == nil {
-		err = s.watch(s.stop[0], -1)
-	}
+	err = errors.Join(group.Wait(), s.watch(s.stop[0], -1))
 	go func() { s.done <- s.run() }()
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -137,6 +134,9 @@ func (s *Swarm) welcome(i int) error {
 	buf := make([]byte, 4096)
 	for {
 		n, err := unix.Read(c.fd, buf)
+		if errors.Is(err, unix.EINTR) { // by Go's own signals, because of the time-out
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
