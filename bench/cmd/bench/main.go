@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,7 +24,7 @@ import (
 // suite measures one thing. quick is a short run, to see that it works.
 type suite struct {
 	name string
-	run  func(ctx context.Context, bin string, quick bool, out io.Writer) ([]report.Figure, error)
+	run  func(ctx context.Context, bin string, quick bool, only *regexp.Regexp, out io.Writer) ([]report.Figure, error)
 }
 
 func suites() []suite {
@@ -53,11 +54,16 @@ func run(ctx context.Context) error {
 	}
 	only := flag.String("suite", strings.Join(names, ","), "the `suites` to run, with commas")
 	dir := flag.String("out", "bench/out", "the `folder` for the figures")
+	pattern := flag.String("run", ".", "measure only the figures whose name this `regexp` matches")
 	quick := flag.Bool("quick", false, "a short run; its figures say little")
 	flag.Parse()
 	bin, err := filepath.Abs(os.Getenv("HALLEY_BENCH_BIN"))
 	if err != nil || os.Getenv("HALLEY_BENCH_BIN") == "" {
 		return errors.New("HALLEY_BENCH_BIN is not the folder of the programs: run make bench")
+	}
+	figures, err := regexp.Compile(*pattern)
+	if err != nil {
+		return fmt.Errorf("-run: %w", err)
 	}
 	for _, name := range strings.Split(*only, ",") {
 		found := false
@@ -67,8 +73,8 @@ func run(ctx context.Context) error {
 			}
 			found = true
 			begin := time.Now()
-			figures, err := s.run(ctx, bin, *quick, os.Stdout)
-			if err := errors.Join(err, write(*dir, name, figures)); err != nil {
+			measured, err := s.run(ctx, bin, *quick, figures, os.Stdout)
+			if err := errors.Join(err, write(*dir, name, measured)); err != nil {
 				return fmt.Errorf("suite %s: %w", name, err)
 			}
 			fmt.Printf("suite %s took %.0f s\n", name, time.Since(begin).Seconds())

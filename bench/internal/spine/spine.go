@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"time"
 
 	"github.com/halleypush/halley/bench/internal/report"
@@ -36,19 +38,20 @@ type bench struct {
 	sizes
 	site    *site.Site
 	who     []swarm.Identity
+	only    *regexp.Regexp
 	out     io.Writer
 	figures []report.Figure
 	arrived arrivals
 }
 
-// Run measures. bin is the folder of the programs.
-func Run(ctx context.Context, bin string, quick bool, out io.Writer) ([]report.Figure, error) {
+// Run measures. bin is the folder of the programs; figures whose name does not match only are left out.
+func Run(ctx context.Context, bin string, quick bool, only *regexp.Regexp, out io.Writer) ([]report.Figure, error) {
 	s, err := site.Start(ctx, bin)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	b := &bench{sizes: sizesOf(quick), site: s, out: out}
+	b := &bench{sizes: sizesOf(quick), site: s, only: only, out: out}
 	b.say("%+v", b.sizes)
 	for _, line := range s.Config {
 		b.say("%s", line)
@@ -64,12 +67,18 @@ func Run(ctx context.Context, bin string, quick bool, out io.Writer) ([]report.F
 	return b.figures, nil
 }
 
+// wanted reports whether one of the figures is to be measured.
+func (b *bench) wanted(names ...string) bool { return slices.ContainsFunc(names, b.only.MatchString) }
+
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
 }
 
 // idle measures what an idle session costs, then broadcasts to all of them.
 func (b *bench) idle(ctx context.Context) error {
+	if !b.wanted("gateway.idle_rss_bytes", "broadcast.cpu_us_per_message") {
+		return nil
+	}
 	before, err := b.site.Gateway.RSS()
 	if err != nil {
 		return err
@@ -100,19 +109,41 @@ func (b *bench) loads(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
-	if err := b.quietly(ctx); err != nil {
+	if err := b.online(ctx); err != nil {
 		return err
+	}
+	if b.wanted("push.direct.p50_ms", "push.direct.p99_ms", "push.direct.published_p50_ms", "push.direct.published_p99_ms") {
+		if err := b.quietly(ctx); err != nil {
+			return err
+		}
 	}
 	for _, l := range []load{
 		{"push.single.per_s", "deliveries/s", 64, b.single},
 		{"push.batch.per_s", "deliveries/s", 8, b.batch},
 		{"push.list.deliveries_per_s", "deliveries/s", 8, b.list},
 	} {
+		if !b.wanted(l.name) {
+			continue
+		}
 		if err := b.run(ctx, s, l); err != nil {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
 	return nil
+}
+
+// online waits until pushcore has a route to each device.
+func (b *bench) online(ctx context.Context) error {
+	for {
+		var n int
+		err := b.site.SQL.QueryRow(ctx, "SELECT count(*) FROM session WHERE open AND receiving").Scan(&n)
+		if err != nil || n >= b.devices {
+			return err
+		}
+		if err := wait(ctx, 50*time.Millisecond); err != nil {
+			return fmt.Errorf("%d of %d devices are online: %w", n, b.devices, err)
+		}
+	}
 }
 
 func wait(ctx context.Context, d time.Duration) error {
