@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/halleypush/halley/services/vendorsim/internal/apns"
+	"github.com/halleypush/halley/services/vendorsim/internal/fcm"
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
 	"github.com/halleypush/halley/services/vendorsim/internal/harmony"
 	"github.com/halleypush/halley/services/vendorsim/internal/huawei"
@@ -28,6 +29,7 @@ func vendors() map[string]vendor {
 			make:  func(f *frame.Frame) frame.Vendor { return apns.New(f, apns.Sandbox) },
 			codes: apns.Codes, tls: true,
 		},
+		"fcm":     {make: func(f *frame.Frame) frame.Vendor { return fcm.New(f) }, codes: fcm.Codes},
 		"harmony": {make: func(f *frame.Frame) frame.Vendor { return harmony.New(f) }, codes: harmony.Codes},
 		"huawei":  {make: func(f *frame.Frame) frame.Vendor { return huawei.New(f) }, codes: huawei.Codes},
 	}
