@@ -19,7 +19,7 @@ type Config struct {
 	Control  string   `yaml:"control" env:"VENDORSIM_CONTROL" default:"127.0.0.1:9200" doc:"address of the control API; must be loopback, because it hands out keys"`
 	Dir      string   `yaml:"dir" env:"VENDORSIM_DIR" doc:"folder for the certificate authority (ca.pem) and the registered apps with their keys"`
 
-	RecordBytes int `yaml:"record_bytes" env:"VENDORSIM_RECORD_BYTES" default:"67108864" doc:"bytes of accepted requests that each channel keeps whole, the latest"`
+	RecordBytes int `yaml:"record_bytes" env:"VENDORSIM_RECORD_BYTES" default:"16777216" doc:"bytes of accepted requests that each channel keeps whole, the latest"`
 	RecordPairs int `yaml:"record_pairs" env:"VENDORSIM_RECORD_PAIRS" default:"2000000" doc:"different (token, push_id) that each channel counts"`
 
 	ReceiptCA string `yaml:"receipt_ca" env:"VENDORSIM_RECEIPT_CA" doc:"certificates that sign those of the receipts' receivers; empty: the system's"`
