@@ -271,7 +271,7 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 	phones := api.NewPhones(apps, keys, p.ring, devices, users, keeper, pushes, applier, poker, db.Open, log)
 	sweeper := sweep.New(sweep.Parts{
 		Pool: db.Bulk, Sessions: sessions, Leases: leases, Devices: devices, Apps: apps, Poker: poker, Wakes: wakes,
-		Ledger: books, Hints: hints, Retention: p.config.Retention, Log: log, Metrics: metrics,
+		Ledger: books, Hints: hints, Retention: p.config.Retention, Behind: direct.Behind, Log: log, Metrics: metrics,
 	})
 	servers, err := p.servers(ctx, endpoints{
 		auth:     api.NewAuth(apps, keys, p.config.AdminToken.Reveal()),

@@ -35,7 +35,7 @@ const (
 	// committers is how many commits are under way at a time.
 	committers = 3
 	// firstTry is when the sweeper looks after a delivery whose hand-over right after the commit was lost.
-	firstTry = 5 * time.Second
+	firstTry = 10 * time.Second
 	// rememberedFor is how long an idempotency key is bound to its push.
 	rememberedFor = 72 * time.Hour
 	// MaxLiveAudience bounds the live audience pushes of an app.

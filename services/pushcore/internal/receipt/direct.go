@@ -3,6 +3,7 @@ package receipt
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -35,6 +36,8 @@ type Direct struct {
 	metrics *Metrics
 	log     *slog.Logger
 	apply   *batch.Batcher[received]
+	behind  atomic.Int64 // how old the message was that was taken last, in nanoseconds
+	taken   atomic.Int64 // when that was, in Unix nanoseconds
 }
 
 // received is one message with the entries it holds; msg is nil for entries of this process.
@@ -70,6 +73,7 @@ func (d *Direct) Run(ctx context.Context) {
 			_ = msg.Term() // comes again otherwise; that is all a failure means
 			return nil
 		}
+		d.note(msg)
 		for d.apply.Go(received{msg, entries}) != nil {
 			if stream.Pause(ctx, whenFull); ctx.Err() != nil {
 				return ctx.Err()
@@ -78,6 +82,28 @@ func (d *Direct) Run(ctx context.Context) {
 		return nil
 	})
 	d.apply.Close()
+}
+
+// idleAfter is when receipts that do not come any more say that there are none.
+const idleAfter = 2 * time.Second
+
+// note remembers how long a message has waited.
+func (d *Direct) note(msg jetstream.Msg) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	d.behind.Store(int64(max(now.Sub(meta.Timestamp), 0)))
+	d.taken.Store(now.UnixNano())
+}
+
+// Behind returns how far the ledger is behind the gateways: what a device has confirmed more recently may not be in it.
+func (d *Direct) Behind() time.Duration {
+	if time.Since(time.Unix(0, d.taken.Load())) > idleAfter {
+		return 0
+	}
+	return time.Duration(d.behind.Load())
 }
 
 func (d *Direct) applyBatch(ctx context.Context, all []received) {

@@ -47,17 +47,18 @@ func (s *Sweeper) expire(ctx context.Context) (int, error) {
 }
 
 // retry looks after direct deliveries whose hand-over was lost. A device that is online Pulls; for one that is away the
-// delivery rests until it expires.
+// delivery rests until it expires. While the ledger is behind, deliveries whose confirmation may be on its way are not looked
+// at: looking costs more than applying it, and would put the ledger further behind.
 func (s *Sweeper) retry(ctx context.Context) (int, error) {
 	rows, err := s.pool.Query(ctx, `
 		WITH due AS (
 			SELECT bucket, app_no, ordinal, push_id FROM inbox
-			WHERE next_try <= now() AND expires_at > now()
+			WHERE next_try <= now() - $3::interval AND expires_at > now()
 			ORDER BY next_try LIMIT $1 FOR UPDATE SKIP LOCKED
 		)
 		UPDATE inbox i SET next_try = least(i.expires_at, now() + $2)
 		FROM due d WHERE i.bucket = d.bucket AND i.app_no = d.app_no AND i.ordinal = d.ordinal AND i.push_id = d.push_id
-		RETURNING i.app_no, i.ordinal, i.push_id`, page, lookAgain)
+		RETURNING i.app_no, i.ordinal, i.push_id`, page, lookAgain, s.behind())
 	if err != nil {
 		return 0, fmt.Errorf("find due deliveries: %w", err)
 	}

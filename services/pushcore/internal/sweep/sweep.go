@@ -32,6 +32,7 @@ type Sweeper struct {
 	ledger    *ledger.Ledger
 	hints     *Hints
 	retention time.Duration
+	behind    func() time.Duration
 	log       *slog.Logger
 	runs      *prometheus.CounterVec
 	rows      *prometheus.CounterVec
@@ -50,15 +51,17 @@ type Parts struct {
 	Hints    *Hints
 	// Retention is how long pushes and what became of them are kept.
 	Retention time.Duration
-	Log       *slog.Logger
-	Metrics   prometheus.Registerer
+	// Behind is how far the ledger is behind the gateways.
+	Behind  func() time.Duration
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // New returns a sweeper.
 func New(p Parts) *Sweeper {
 	s := &Sweeper{
 		pool: p.Pool, sessions: p.Sessions, leases: p.Leases, devices: p.Devices, apps: p.Apps, poker: p.Poker, wakes: p.Wakes,
-		ledger: p.Ledger, hints: p.Hints, retention: p.Retention, log: p.Log,
+		ledger: p.Ledger, hints: p.Hints, retention: p.Retention, behind: p.Behind, log: p.Log,
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "halley_pushcore_sweeps_total", Help: "Sweeps by kind and result.",
 		}, []string{"sweep", "result"}),
