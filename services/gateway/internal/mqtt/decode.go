@@ -88,6 +88,7 @@ func (c *Connect) readFlags(r *reader, flags byte) error {
 func (c *Connect) readProperties(r *reader) {
 	p := r.properties()
 	var seen once
+	authData := false
 	for len(p.rest) > 0 && p.err == nil {
 		id := p.byte()
 		if id != propUser && id < 64 {
@@ -114,11 +115,15 @@ func (c *Connect) readProperties(r *reader) {
 			c.AuthMethod = string(p.text())
 		case propAuthData:
 			p.binary()
+			authData = true
 		case propUser:
 			c.User = append(c.User, p.userProperty())
 		default:
 			p.fail(malformed("property 0x%02X in CONNECT", id))
 		}
+	}
+	if authData && c.AuthMethod == "" { // 3.1.2.11.10
+		p.fail(violation("authentication data without a method"))
 	}
 	if p.err != nil {
 		r.fail(p.err)
@@ -280,8 +285,11 @@ func DecodeSubscribe(p Packet, version byte) (*Subscribe, error) {
 		f := Filter{Topic: string(r.text())}
 		options := r.byte()
 		f.QoS = options & 3
-		if f.QoS == 3 || version == V311 && options&0xFC != 0 || version == V5 && (options&0xC0 != 0 || options&0x30 == 0x30) {
-			r.fail(malformed("SUBSCRIBE has options that do not fit"))
+		switch {
+		case version == V311 && options&0xFC != 0, version == V5 && options&0xC0 != 0:
+			r.fail(malformed("SUBSCRIBE has reserved bits set"))
+		case f.QoS == 3, version == V5 && options&0x30 == 0x30: // 3.8.3.1
+			r.fail(violation("SUBSCRIBE has options that do not exist"))
 		}
 		s.Filters = append(s.Filters, f)
 	}
