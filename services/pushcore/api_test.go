@@ -73,8 +73,12 @@ func TestRequestsThatBreakARuleNameTheField(t *testing.T) {
 		"uploaded list": {func(r *pushv1.PushRequest) {
 			r.Audience = &pushv1.Audience{Target: &pushv1.Audience_List{List: "l"}}
 		}, codes.Unimplemented, "audience.list"},
-		"vendor first": {func(r *pushv1.PushRequest) { r.Policy.Channel = pushv1.Policy_VENDOR_FIRST }, codes.Unimplemented, "policy.channel"},
-		"vendor only":  {func(r *pushv1.PushRequest) { r.Policy.Channel = pushv1.Policy_VENDOR_ONLY }, codes.Unimplemented, "policy.channel"},
+		"a channel that is none": {func(r *pushv1.PushRequest) {
+			r.Policy.DisabledChannels = []string{"pigeon"}
+		}, codes.InvalidArgument, "policy.disabled_channels[0]"},
+		"the own channel disabled": {func(r *pushv1.PushRequest) {
+			r.Policy.DisabledChannels = []string{"halley"}
+		}, codes.InvalidArgument, "policy.disabled_channels[0]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -88,6 +88,8 @@ var services = map[string]rights{
 	"halley.push.v1.UserService":       {true, "the app's key", []string{"another app's key", "the client key"}},
 	"halley.admin.v1.AdminService":     {true, "the admin token", nil},
 	"halley.gateway.v1.GatewayService": {false, "the service token", nil},
+
+	"halley.sender.v1.CredentialService": {false, "the service token", nil},
 }
 
 func TestEveryMethodIsOpenToItsCredentialOnly(t *testing.T) {

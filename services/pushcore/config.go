@@ -2,7 +2,9 @@ package pushcore
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,6 +13,7 @@ import (
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/telemetry"
 	"github.com/halleypush/halley/services/pushcore/internal/storage"
+	"github.com/halleypush/halley/services/pushcore/internal/vendor"
 )
 
 // Config is what a pushcore needs. config.Load fills it from a YAML file and HALLEY_… variables.
@@ -37,6 +40,10 @@ type Config struct {
 	Pools           storage.Sizes `yaml:"pools" env:"POOL"`
 	Retention       time.Duration `yaml:"retention" env:"RETENTION" default:"720h" doc:"how long pushes and what became of them are kept; whole days"`
 
+	PublicURL string `yaml:"public_url" env:"PUBLIC_URL" doc:"where vendors reach this site with their receipts, such as https://push.example.com"`
+
+	Jobs vendor.Batches `yaml:"jobs" env:"JOBS"`
+
 	NATS      natsbus.Config   `yaml:"nats" env:"NATS"`
 	Telemetry telemetry.Config `yaml:"telemetry" env:"TELEMETRY"`
 
@@ -51,6 +58,9 @@ type Config struct {
 	// TelemetryOptions change where logs and spans go.
 	TelemetryOptions []telemetry.Option `yaml:"-"`
 }
+
+// maxJob bounds the targets of a job for a vendor's sender.
+const maxJob = 10_000
 
 // minRetention is the longest ttl and a day: what may still change must not be dropped.
 const minRetention = 8 * 24 * time.Hour
@@ -72,6 +82,10 @@ func (c *Config) Validate() error {
 		return errors.New("internal_cert and internal_key go together")
 	case c.InternalCA != "" && c.InternalCert == "":
 		return errors.New("internal_ca needs internal_cert and internal_key")
+	case strings.HasSuffix(c.PublicURL, "/"):
+		return errors.New("public_url has no slash at its end")
+	case min(c.Jobs.Default, c.Jobs.Meizu) < 1 || max(c.Jobs.Default, c.Jobs.Meizu) > maxJob:
+		return fmt.Errorf("jobs may have 1 to %d targets", maxJob)
 	case c.Retention < minRetention:
 		return errors.New("retention must be at least 192h (8 days): a push may live for 7")
 	case min(c.Pools.Direct, c.Pools.Open, c.Pools.Ledger, c.Pools.Bulk) < 2:

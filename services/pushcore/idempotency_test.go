@@ -125,8 +125,9 @@ func TestBatchAcceptsEachOnItsOwn(t *testing.T) {
 		{"no audience", change(func(r *pushv1.PushRequest) { r.Audience = nil }), codes.InvalidArgument, "INVALID_FIELD", "audience"},
 		{"ttl", change(func(r *pushv1.PushRequest) { r.Policy.Ttl = durationpb.New(-1) }), codes.InvalidArgument, "INVALID_FIELD", "policy.ttl"},
 		{
-			"not built", change(func(r *pushv1.PushRequest) { r.Policy.Channel = pushv1.Policy_VENDOR_ONLY }),
-			codes.Unimplemented, "NOT_BUILT", "policy.channel",
+			"not built", change(func(r *pushv1.PushRequest) {
+				r.Audience = &pushv1.Audience{Target: &pushv1.Audience_List{List: "l"}}
+			}), codes.Unimplemented, "NOT_BUILT", "audience.list",
 		},
 		{name: "twin", push: app.Request(pushcoretest.ToDevices(phone), twin)},
 		{name: "its twin", push: app.Request(pushcoretest.ToDevices(phone), twin)},

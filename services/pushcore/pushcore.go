@@ -32,9 +32,11 @@ import (
 	"github.com/halleypush/halley/services/pushcore/internal/message"
 	"github.com/halleypush/halley/services/pushcore/internal/receipt"
 	"github.com/halleypush/halley/services/pushcore/internal/registry"
+	"github.com/halleypush/halley/services/pushcore/internal/report"
 	"github.com/halleypush/halley/services/pushcore/internal/route"
 	"github.com/halleypush/halley/services/pushcore/internal/storage"
 	"github.com/halleypush/halley/services/pushcore/internal/sweep"
+	"github.com/halleypush/halley/services/pushcore/internal/vendor"
 )
 
 const (
@@ -42,6 +44,8 @@ const (
 	stopWithin = 10 * time.Second
 	// retryStart is the pause between tries to reach PostgreSQL at the start.
 	retryStart = time.Second
+	// lookUpWithin bounds how long it may take to find out which app changed; then all are taken for changed.
+	lookUpWithin = 2 * time.Second
 )
 
 // CreateKeyFile makes a new file with device and encryption keys, mode 0600. It fails if the file exists.
@@ -67,6 +71,8 @@ type Pushcore struct {
 	db        *storage.DB
 	// direct and audience are the two planes' connections.
 	direct, audience *nats.Conn
+	// gap is called when notices over NATS may have been missed; set by build.
+	gap atomic.Pointer[func()]
 	// started is true once the schema is there and every part runs.
 	started atomic.Bool
 }
@@ -122,8 +128,12 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 	if p.db, err = storage.Open(ctx, c.DatabaseURL.Reveal(), c.Pools); err != nil {
 		return nil, err
 	}
-	// Nothing has to be mended after a gap: what was not answered or acked is issued again.
-	events := natsbus.Events{Metrics: natsbus.NewMetrics(p.telemetry.Metrics)}
+	// After a gap only caches have to be dropped: what was not answered or acked is issued again.
+	events := natsbus.Events{Metrics: natsbus.NewMetrics(p.telemetry.Metrics), Gap: func(string) {
+		if gap := p.gap.Load(); gap != nil {
+			(*gap)()
+		}
+	}}
 	if p.direct, err = natsbus.Connect("pushcore-direct", c.NATS, p.log, events, c.NATSOptions...); err != nil {
 		return nil, err
 	}
@@ -231,17 +241,14 @@ func replicaName() string {
 // build connects all parts. It is the one place that knows them all.
 func (p *Pushcore) build(ctx context.Context) (*service, error) {
 	db, log, metrics := p.db, p.log, p.telemetry.Metrics
-	directJS, err := jetstream.New(p.direct)
+	directJS, audienceJS, err := p.jetStreams()
 	if err != nil {
-		return nil, fmt.Errorf("jetstream: %w", err)
-	}
-	audienceJS, err := jetstream.New(p.audience)
-	if err != nil {
-		return nil, fmt.Errorf("jetstream: %w", err)
+		return nil, err
 	}
 	refused := newRefused(metrics)
 	apps, keys := registry.NewApps(db.Bulk, p.ring), registry.NewKeys(db.Bulk, p.ring)
 	devices, users := registry.NewDevices(db.Bulk, p.ring, refused.WithLabelValues("register")), registry.NewUsers(db.Bulk, p.ring, keys)
+	channels := registry.NewChannels(db.Bulk, p.ring)
 	sessions, leases := route.NewSessions(db.Open), route.NewLeases(db.Bulk)
 	pushes, err := message.NewStore(db.Bulk)
 	if err != nil {
@@ -260,47 +267,78 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 		return nil, err
 	}
 	dispatchMetrics := dispatch.NewMetrics(metrics)
+	vendorMetrics := vendor.NewMetrics(metrics)
+	publisher := vendor.NewPublisher(vendor.PublisherParts{
+		DirectPool: db.Direct, BulkPool: db.Bulk, DirectJS: directJS, BulkJS: audienceJS, Apps: apps, Users: users, Pushes: pushes,
+		Ledger: books, Metrics: vendorMetrics, Log: log,
+	})
+	vendors := vendor.New(db.Direct, db.Bulk, apps, channels, books, publisher, p.config.Jobs, vendorMetrics, hints.Add)
+	tokens := registry.NewVoidTokens(db.Bulk, metrics)
 	poker := dispatch.NewPoker(p.direct, sessions, dispatchMetrics, log)
-	slices := dispatch.NewSlices(db.Bulk, p.audience, leases, pushes, books, dispatchMetrics, log, hints.Add)
+	slices := dispatch.NewSlices(db.Bulk, p.audience, leases, pushes, books, vendors, dispatchMetrics, log, hints.Add)
 	wakes := dispatch.NewWakes(audienceJS, log)
 	// Hand-overs go on while running calls finish.
 	background := context.WithoutCancel(ctx)
-	deliverer := dispatch.NewDirect(db.Direct, p.direct, sessions, users, dispatchMetrics, log)
-	accepter := accept.New(background, db, users, pushes, deliverer, wakes, refused.WithLabelValues("accept"), log)
+	deliverer := dispatch.NewDirect(db.Direct, p.direct, sessions, users, vendors, dispatchMetrics, log)
+	accepter := accept.New(background, db, users, pushes, deliverer, wakes, vendors, refused.WithLabelValues("accept"), log)
+	reports := report.New(report.Parts{
+		JS: audienceJS, Pool: db.Ledger, Ledger: books, Apps: apps, Users: users, Tokens: tokens, Pushes: pushes, Deliver: deliverer,
+		Ended: hints.Add, Metrics: report.NewMetrics(metrics), Log: log,
+	})
 	applier := receipt.NewApplier(db.Ledger, books, hints.Add, refused.WithLabelValues("events"))
 	phones := api.NewPhones(apps, keys, p.ring, devices, users, keeper, pushes, applier, poker, db.Open, log)
 	sweeper := sweep.New(sweep.Parts{
 		Pool: db.Bulk, Sessions: sessions, Leases: leases, Devices: devices, Apps: apps, Poker: poker, Wakes: wakes,
-		Ledger: books, Hints: hints, Retention: p.config.Retention, Behind: direct.Behind, Log: log, Metrics: metrics,
+		Ledger: books, Hints: hints, Vendors: vendors, Publisher: publisher, Channels: channels, Tokens: tokens, Pushes: pushes,
+		Retention: p.config.Retention, Behind: direct.Behind, Log: log, Metrics: metrics,
 	})
+	credentials := api.NewCredentials(apps, channels, ctx.Done())
 	servers, err := p.servers(ctx, endpoints{
 		auth:     api.NewAuth(apps, keys, p.config.AdminToken.Reveal()),
 		pushes:   api.NewPushes(accepter, devices, pushes, books, p.ring, log),
 		devices:  api.NewDevices(devices, users, poker, db.Bulk, p.ring, log),
 		users:    api.NewUsers(users, devices, poker, db.Bulk, log),
-		admin:    api.NewAdmin(apps, keys, p.direct, p.ring, log),
+		admin:    api.NewAdmin(apps, keys, channels, tokens, devices, p.config.PublicURL, p.direct, p.ring, log),
 		gateways: api.NewGateways(apps, devices, leases, sessions, keeper, phones, poker, db.Open, ctx.Done(), log),
 		phones:   api.NewPhoneHTTP(phones, apps),
+
+		credentials: credentials,
 	})
 	if err != nil {
 		return nil, err
 	}
-	p.health.Register("postgres", func(ctx context.Context) error { return db.Bulk.Ping(ctx) })
+	p.watch()
+	if err := p.forgetChanged(apps, keys, channels, credentials); err != nil {
+		return nil, err
+	}
+	return &service{
+		pushcore: p, servers: servers, handOvers: []func(){deliverer.Wait, poker.Wait},
+		workers: []func(context.Context){
+			direct.Run, audience.Run, slices.Run, sweeper.Run, publisher.Run, reports.Run, func(ctx context.Context) { wakes.Run(ctx, slices) },
+		},
+	}, nil
+}
+
+// jetStreams returns the two planes' JetStream.
+func (p *Pushcore) jetStreams() (direct, audience jetstream.JetStream, err error) {
+	if direct, err = jetstream.New(p.direct); err == nil {
+		audience, err = jetstream.New(p.audience)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("jetstream: %w", err)
+	}
+	return direct, audience, nil
+}
+
+// watch makes PostgreSQL and NATS part of being ready.
+func (p *Pushcore) watch() {
+	p.health.Register("postgres", func(ctx context.Context) error { return p.db.Bulk.Ping(ctx) })
 	p.health.Register("nats", func(context.Context) error {
 		if !p.direct.IsConnected() || !p.audience.IsConnected() {
 			return errors.New("not connected")
 		}
 		return nil
 	})
-	if err := forgetChanged(p.direct, apps, keys); err != nil {
-		return nil, err
-	}
-	return &service{
-		pushcore: p, servers: servers, handOvers: []func(){deliverer.Wait, poker.Wait},
-		workers: []func(context.Context){
-			direct.Run, audience.Run, slices.Run, sweeper.Run, func(ctx context.Context) { wakes.Run(ctx, slices) },
-		},
-	}, nil
 }
 
 // newRefused registers the counter of calls that found a queue full. Each queue is refused at its bound, with
@@ -313,13 +351,29 @@ func newRefused(registry prometheus.Registerer) *prometheus.CounterVec {
 	return refused
 }
 
-// forgetChanged empties the caches of apps and keys when another process changed one.
-func forgetChanged(conn *nats.Conn, apps *registry.Apps, keys *registry.Keys) error {
-	_, err := conn.Subscribe(subject.AppChanged, func(m *nats.Msg) {
+// forgetChanged empties the caches of apps, keys and channels when another process changed one, and tells senders.
+func (p *Pushcore) forgetChanged(
+	apps *registry.Apps, keys *registry.Keys, channels *registry.Channels, credentials *api.Credentials,
+) error {
+	missed := func() {
+		channels.Forget()
+		credentials.Changed(0)
+	}
+	p.gap.Store(&missed)
+	_, err := p.direct.Subscribe(subject.AppChanged, func(m *nats.Msg) {
 		var changed gatewayv1.AppChanged
-		if proto.Unmarshal(m.Data, &changed) == nil {
-			apps.Forget(changed.GetApp())
-			keys.Forget()
+		if proto.Unmarshal(m.Data, &changed) != nil {
+			return
+		}
+		apps.Forget(changed.GetApp())
+		keys.Forget()
+		channels.Forget()
+		ctx, cancel := context.WithTimeout(context.Background(), lookUpWithin)
+		defer cancel()
+		if app, err := apps.Get(ctx, changed.GetApp()); err == nil {
+			credentials.Changed(app.No)
+		} else {
+			credentials.Changed(0)
 		}
 	})
 	if err != nil {
@@ -365,4 +419,6 @@ type endpoints struct {
 	admin    *api.Admin
 	gateways *api.Gateways
 	phones   http.Handler
+
+	credentials *api.Credentials
 }

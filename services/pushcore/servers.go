@@ -24,6 +24,7 @@ import (
 	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
+	senderv1 "github.com/halleypush/halley/proto/halley/sender/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/api"
 )
 
@@ -69,6 +70,7 @@ func (p *Pushcore) servers(ctx context.Context, e endpoints) (*servers, error) {
 	guard := api.NewInternalAuth(c.ServiceToken.Reveal())
 	s.internal = shared.New(guard.Unary, guard.Stream)
 	gatewayv1.RegisterGatewayServiceServer(s.internal, e.gateways)
+	senderv1.RegisterCredentialServiceServer(s.internal, e.credentials)
 
 	return s, s.buildHTTP(ctx, p, e)
 }

@@ -8,10 +8,12 @@ package adminv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v1 "github.com/halleypush/halley/proto/halley/push/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -218,8 +220,16 @@ type Settings struct {
 	RegistrationsPerMinute        uint32 `protobuf:"varint,7,opt,name=registrations_per_minute,json=registrationsPerMinute,proto3" json:"registrations_per_minute,omitempty"`
 	RegistrationsPerMinuteAddress uint32 `protobuf:"varint,8,opt,name=registrations_per_minute_address,json=registrationsPerMinuteAddress,proto3" json:"registrations_per_minute_address,omitempty"`
 	RegistrationsPerMinuteNetwork uint32 `protobuf:"varint,9,opt,name=registrations_per_minute_network,json=registrationsPerMinuteNetwork,proto3" json:"registrations_per_minute_network,omitempty"`
-	unknownFields                 protoimpl.UnknownFields
-	sizeCache                     protoimpl.SizeCache
+	// How pushes go that do not say so in their policy; default OWN_FIRST.
+	Channel v1.Policy_Channel `protobuf:"varint,10,opt,name=channel,proto3,enum=halley.push.v1.Policy_Channel" json:"channel,omitempty"`
+	// True: a push whose title or body is beyond a vendor's limit fails there. False, the default: it is truncated.
+	RefuseOverlong *bool `protobuf:"varint,11,opt,name=refuse_overlong,json=refuseOverlong,proto3,oneof" json:"refuse_overlong,omitempty"`
+	// Void channel tokens are held, not deleted, once they are more than this part, in percent, of a vendor's results for the
+	// app within ten minutes, and at least so many; default 10 and 50.
+	TokenGuardPercent uint32 `protobuf:"varint,12,opt,name=token_guard_percent,json=tokenGuardPercent,proto3" json:"token_guard_percent,omitempty"`
+	TokenGuardMin     uint32 `protobuf:"varint,13,opt,name=token_guard_min,json=tokenGuardMin,proto3" json:"token_guard_min,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -311,6 +321,34 @@ func (x *Settings) GetRegistrationsPerMinuteAddress() uint32 {
 func (x *Settings) GetRegistrationsPerMinuteNetwork() uint32 {
 	if x != nil {
 		return x.RegistrationsPerMinuteNetwork
+	}
+	return 0
+}
+
+func (x *Settings) GetChannel() v1.Policy_Channel {
+	if x != nil {
+		return x.Channel
+	}
+	return v1.Policy_Channel(0)
+}
+
+func (x *Settings) GetRefuseOverlong() bool {
+	if x != nil && x.RefuseOverlong != nil {
+		return *x.RefuseOverlong
+	}
+	return false
+}
+
+func (x *Settings) GetTokenGuardPercent() uint32 {
+	if x != nil {
+		return x.TokenGuardPercent
+	}
+	return 0
+}
+
+func (x *Settings) GetTokenGuardMin() uint32 {
+	if x != nil {
+		return x.TokenGuardMin
 	}
 	return 0
 }
@@ -1108,17 +1146,782 @@ func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
 	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
+// A vendor channel of an app, without its credential.
+type Channel struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Channel string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	SetAt   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=set_at,json=setAt,proto3" json:"set_at,omitempty"`
+	// When the credential ends by itself, such as a certificate; absent: never, or nobody has looked.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Where the vendor is to send receipts; empty for vendors that send none. It is a secret between you and the vendor.
+	ReceiptUrl string `protobuf:"bytes,4,opt,name=receipt_url,json=receiptUrl,proto3" json:"receipt_url,omitempty"`
+	// What the check could not find out.
+	Note string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
+	// True: no sender has tried the credential out.
+	Unchecked     bool `protobuf:"varint,6,opt,name=unchecked,proto3" json:"unchecked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Channel) Reset() {
+	*x = Channel{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Channel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Channel) ProtoMessage() {}
+
+func (x *Channel) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Channel.ProtoReflect.Descriptor instead.
+func (*Channel) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Channel) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *Channel) GetSetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SetAt
+	}
+	return nil
+}
+
+func (x *Channel) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Channel) GetReceiptUrl() string {
+	if x != nil {
+		return x.ReceiptUrl
+	}
+	return ""
+}
+
+func (x *Channel) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Channel) GetUnchecked() bool {
+	if x != nil {
+		return x.Unchecked
+	}
+	return false
+}
+
+type SetChannelRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	App     string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Channel string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The channel's own fields; docs/channels names them. It is stored encrypted and never shown.
+	Credential *structpb.Struct `protobuf:"bytes,3,opt,name=credential,proto3" json:"credential,omitempty"`
+	// True: it is used without a check, because no sender of the channel runs yet.
+	Unchecked     bool `protobuf:"varint,4,opt,name=unchecked,proto3" json:"unchecked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetChannelRequest) Reset() {
+	*x = SetChannelRequest{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetChannelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetChannelRequest) ProtoMessage() {}
+
+func (x *SetChannelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetChannelRequest.ProtoReflect.Descriptor instead.
+func (*SetChannelRequest) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetChannelRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *SetChannelRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *SetChannelRequest) GetCredential() *structpb.Struct {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *SetChannelRequest) GetUnchecked() bool {
+	if x != nil {
+		return x.Unchecked
+	}
+	return false
+}
+
+type SetChannelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channel       *Channel               `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetChannelResponse) Reset() {
+	*x = SetChannelResponse{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetChannelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetChannelResponse) ProtoMessage() {}
+
+func (x *SetChannelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetChannelResponse.ProtoReflect.Descriptor instead.
+func (*SetChannelResponse) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetChannelResponse) GetChannel() *Channel {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
+}
+
+type GetChannelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Channel       string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetChannelRequest) Reset() {
+	*x = GetChannelRequest{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetChannelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetChannelRequest) ProtoMessage() {}
+
+func (x *GetChannelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetChannelRequest.ProtoReflect.Descriptor instead.
+func (*GetChannelRequest) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetChannelRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *GetChannelRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+type GetChannelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channel       *Channel               `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetChannelResponse) Reset() {
+	*x = GetChannelResponse{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetChannelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetChannelResponse) ProtoMessage() {}
+
+func (x *GetChannelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetChannelResponse.ProtoReflect.Descriptor instead.
+func (*GetChannelResponse) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetChannelResponse) GetChannel() *Channel {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
+}
+
+type ListChannelsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListChannelsRequest) Reset() {
+	*x = ListChannelsRequest{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListChannelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListChannelsRequest) ProtoMessage() {}
+
+func (x *ListChannelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListChannelsRequest.ProtoReflect.Descriptor instead.
+func (*ListChannelsRequest) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListChannelsRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+type ListChannelsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channels      []*Channel             `protobuf:"bytes,1,rep,name=channels,proto3" json:"channels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListChannelsResponse) Reset() {
+	*x = ListChannelsResponse{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListChannelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListChannelsResponse) ProtoMessage() {}
+
+func (x *ListChannelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListChannelsResponse.ProtoReflect.Descriptor instead.
+func (*ListChannelsResponse) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListChannelsResponse) GetChannels() []*Channel {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+type DeleteChannelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Channel       string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteChannelRequest) Reset() {
+	*x = DeleteChannelRequest{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteChannelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteChannelRequest) ProtoMessage() {}
+
+func (x *DeleteChannelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteChannelRequest.ProtoReflect.Descriptor instead.
+func (*DeleteChannelRequest) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteChannelRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *DeleteChannelRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+type DeleteChannelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteChannelResponse) Reset() {
+	*x = DeleteChannelResponse{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteChannelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteChannelResponse) ProtoMessage() {}
+
+func (x *DeleteChannelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteChannelResponse.ProtoReflect.Descriptor instead.
+func (*DeleteChannelResponse) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+// A channel token that is called void and not deleted yet.
+type HeldToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device's token.
+	Device  string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The last characters of the channel token.
+	TokenSuffix   string                 `protobuf:"bytes,3,opt,name=token_suffix,json=tokenSuffix,proto3" json:"token_suffix,omitempty"`
+	HeldAt        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=held_at,json=heldAt,proto3" json:"held_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldToken) Reset() {
+	*x = HeldToken{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldToken) ProtoMessage() {}
+
+func (x *HeldToken) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldToken.ProtoReflect.Descriptor instead.
+func (*HeldToken) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *HeldToken) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *HeldToken) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *HeldToken) GetTokenSuffix() string {
+	if x != nil {
+		return x.TokenSuffix
+	}
+	return ""
+}
+
+func (x *HeldToken) GetHeldAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeldAt
+	}
+	return nil
+}
+
+type ListHeldTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	App   string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	// At most this many, 1 to 1,000; 0 means 100.
+	PageSize      int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHeldTokensRequest) Reset() {
+	*x = ListHeldTokensRequest{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHeldTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHeldTokensRequest) ProtoMessage() {}
+
+func (x *ListHeldTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHeldTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListHeldTokensRequest) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListHeldTokensRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *ListHeldTokensRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListHeldTokensRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListHeldTokensResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*HeldToken           `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHeldTokensResponse) Reset() {
+	*x = ListHeldTokensResponse{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHeldTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHeldTokensResponse) ProtoMessage() {}
+
+func (x *ListHeldTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHeldTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListHeldTokensResponse) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListHeldTokensResponse) GetTokens() []*HeldToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *ListHeldTokensResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type ReleaseHeldTokensRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	App     string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Channel string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// True: they stay in use, the vendor was wrong. False: they are deleted.
+	Keep          bool `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHeldTokensRequest) Reset() {
+	*x = ReleaseHeldTokensRequest{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHeldTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHeldTokensRequest) ProtoMessage() {}
+
+func (x *ReleaseHeldTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHeldTokensRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseHeldTokensRequest) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReleaseHeldTokensRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *ReleaseHeldTokensRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ReleaseHeldTokensRequest) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+type ReleaseHeldTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many were decided about.
+	Tokens        int64 `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHeldTokensResponse) Reset() {
+	*x = ReleaseHeldTokensResponse{}
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHeldTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHeldTokensResponse) ProtoMessage() {}
+
+func (x *ReleaseHeldTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHeldTokensResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseHeldTokensResponse) Descriptor() ([]byte, []int) {
+	return file_halley_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReleaseHeldTokensResponse) GetTokens() int64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
 var File_halley_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_halley_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bhalley/admin/v1/admin.proto\x12\x0fhalley.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x01\n" +
+	"\x1bhalley/admin/v1/admin.proto\x12\x0fhalley.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19halley/push/v1/push.proto\"\x9d\x01\n" +
 	"\x03App\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
 	"\bsettings\x18\x03 \x01(\v2\x19.halley.admin.v1.SettingsR\bsettings\x129\n" +
 	"\n" +
-	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xdc\x05\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xc3\a\n" +
 	"\bSettings\x12O\n" +
 	"\vbind_policy\x18\x01 \x01(\x0e2$.halley.admin.v1.Settings.BindPolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
 	"bindPolicy\x12I\n" +
@@ -1134,13 +1937,19 @@ const file_halley_admin_v1_admin_proto_rawDesc = "" +
 	"device_cap\x18\x06 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\tdeviceCap\x128\n" +
 	"\x18registrations_per_minute\x18\a \x01(\rR\x16registrationsPerMinute\x12G\n" +
 	" registrations_per_minute_address\x18\b \x01(\rR\x1dregistrationsPerMinuteAddress\x12G\n" +
-	" registrations_per_minute_network\x18\t \x01(\rR\x1dregistrationsPerMinuteNetwork\"O\n" +
+	" registrations_per_minute_network\x18\t \x01(\rR\x1dregistrationsPerMinuteNetwork\x12B\n" +
+	"\achannel\x18\n" +
+	" \x01(\x0e2\x1e.halley.push.v1.Policy.ChannelB\b\xbaH\x05\x82\x01\x02\x10\x01R\achannel\x12,\n" +
+	"\x0frefuse_overlong\x18\v \x01(\bH\x00R\x0erefuseOverlong\x88\x01\x01\x127\n" +
+	"\x13token_guard_percent\x18\f \x01(\rB\a\xbaH\x04*\x02\x18dR\x11tokenGuardPercent\x12&\n" +
+	"\x0ftoken_guard_min\x18\r \x01(\rR\rtokenGuardMin\"O\n" +
 	"\n" +
 	"BindPolicy\x12\x1b\n" +
 	"\x17BIND_POLICY_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSERVER_ONLY\x10\x01\x12\t\n" +
 	"\x05PROOF\x10\x02\x12\b\n" +
-	"\x04OPEN\x10\x03\"\xa3\x02\n" +
+	"\x04OPEN\x10\x03B\x12\n" +
+	"\x10_refuse_overlong\"\xa3\x02\n" +
 	"\x03Key\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12-\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x19.halley.admin.v1.Key.KindR\x04kind\x12\x16\n" +
@@ -1198,7 +2007,58 @@ const file_halley_admin_v1_admin_proto_rawDesc = "" +
 	"\x10RevokeKeyRequest\x126\n" +
 	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12#\n" +
 	"\x06key_id\x18\x02 \x01(\tB\f\xe0A\x02\xbaH\x06r\x04\x10\x01\x18@R\x05keyId\"\x13\n" +
-	"\x11RevokeKeyResponse2\xbc\x06\n" +
+	"\x11RevokeKeyResponse\"\xe4\x01\n" +
+	"\aChannel\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x121\n" +
+	"\x06set_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05setAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1f\n" +
+	"\vreceipt_url\x18\x04 \x01(\tR\n" +
+	"receiptUrl\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\x12\x1c\n" +
+	"\tunchecked\x18\x06 \x01(\bR\tunchecked\"\x98\x02\n" +
+	"\x11SetChannelRequest\x126\n" +
+	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12i\n" +
+	"\achannel\x18\x02 \x01(\tBO\xe0A\x02\xbaHIrGR\x04apnsR\x03fcmR\x06huaweiR\aharmonyR\x05honorR\x06xiaomiR\x04oppoR\x04vivoR\x05meizuR\awebpushR\achannel\x12B\n" +
+	"\n" +
+	"credential\x18\x03 \x01(\v2\x17.google.protobuf.StructB\t\xe0A\x02\xbaH\x03\xc8\x01\x01R\n" +
+	"credential\x12\x1c\n" +
+	"\tunchecked\x18\x04 \x01(\bR\tunchecked\"H\n" +
+	"\x12SetChannelResponse\x122\n" +
+	"\achannel\x18\x01 \x01(\v2\x18.halley.admin.v1.ChannelR\achannel\"\xb6\x01\n" +
+	"\x11GetChannelRequest\x126\n" +
+	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12i\n" +
+	"\achannel\x18\x02 \x01(\tBO\xe0A\x02\xbaHIrGR\x04apnsR\x03fcmR\x06huaweiR\aharmonyR\x05honorR\x06xiaomiR\x04oppoR\x04vivoR\x05meizuR\awebpushR\achannel\"H\n" +
+	"\x12GetChannelResponse\x122\n" +
+	"\achannel\x18\x01 \x01(\v2\x18.halley.admin.v1.ChannelR\achannel\"M\n" +
+	"\x13ListChannelsRequest\x126\n" +
+	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\"L\n" +
+	"\x14ListChannelsResponse\x124\n" +
+	"\bchannels\x18\x01 \x03(\v2\x18.halley.admin.v1.ChannelR\bchannels\"\xb9\x01\n" +
+	"\x14DeleteChannelRequest\x126\n" +
+	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12i\n" +
+	"\achannel\x18\x02 \x01(\tBO\xe0A\x02\xbaHIrGR\x04apnsR\x03fcmR\x06huaweiR\aharmonyR\x05honorR\x06xiaomiR\x04oppoR\x04vivoR\x05meizuR\awebpushR\achannel\"\x17\n" +
+	"\x15DeleteChannelResponse\"\x95\x01\n" +
+	"\tHeldToken\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x12!\n" +
+	"\ftoken_suffix\x18\x03 \x01(\tR\vtokenSuffix\x123\n" +
+	"\aheld_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06heldAt\"\xa1\x01\n" +
+	"\x15ListHeldTokensRequest\x126\n" +
+	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"t\n" +
+	"\x16ListHeldTokensResponse\x122\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x1a.halley.admin.v1.HeldTokenR\x06tokens\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd1\x01\n" +
+	"\x18ReleaseHeldTokensRequest\x126\n" +
+	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12i\n" +
+	"\achannel\x18\x02 \x01(\tBO\xe0A\x02\xbaHIrGR\x04apnsR\x03fcmR\x06huaweiR\aharmonyR\x05honorR\x06xiaomiR\x04oppoR\x04vivoR\x05meizuR\awebpushR\achannel\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\bR\x04keep\"3\n" +
+	"\x19ReleaseHeldTokensResponse\x12\x16\n" +
+	"\x06tokens\x18\x01 \x01(\x03R\x06tokens2\xaa\r\n" +
 	"\fAdminService\x12m\n" +
 	"\tCreateApp\x12!.halley.admin.v1.CreateAppRequest\x1a\".halley.admin.v1.CreateAppResponse\"\x19\x82\xd3\xe4\x93\x02\x13:\x01*\"\x0e/admin/v1/apps\x12l\n" +
 	"\x06GetApp\x12\x1e.halley.admin.v1.GetAppRequest\x1a\x1f.halley.admin.v1.GetAppResponse\"!\x82\xd3\xe4\x93\x02\x1bb\x03app\x12\x14/admin/v1/apps/{app}\x12g\n" +
@@ -1206,7 +2066,15 @@ const file_halley_admin_v1_admin_proto_rawDesc = "" +
 	"\tUpdateApp\x12!.halley.admin.v1.UpdateAppRequest\x1a\".halley.admin.v1.UpdateAppResponse\"$\x82\xd3\xe4\x93\x02\x1e:\x01*b\x03app2\x14/admin/v1/apps/{app}\x12x\n" +
 	"\tCreateKey\x12!.halley.admin.v1.CreateKeyRequest\x1a\".halley.admin.v1.CreateKeyResponse\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/admin/v1/apps/{app}/keys\x12r\n" +
 	"\bListKeys\x12 .halley.admin.v1.ListKeysRequest\x1a!.halley.admin.v1.ListKeysResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/admin/v1/apps/{app}/keys\x12~\n" +
-	"\tRevokeKey\x12!.halley.admin.v1.RevokeKeyRequest\x1a\".halley.admin.v1.RevokeKeyResponse\"*\x82\xd3\xe4\x93\x02$*\"/admin/v1/apps/{app}/keys/{key_id}B\xbb\x01\n" +
+	"\tRevokeKey\x12!.halley.admin.v1.RevokeKeyRequest\x1a\".halley.admin.v1.RevokeKeyResponse\"*\x82\xd3\xe4\x93\x02$*\"/admin/v1/apps/{app}/keys/{key_id}\x12\x92\x01\n" +
+	"\n" +
+	"SetChannel\x12\".halley.admin.v1.SetChannelRequest\x1a#.halley.admin.v1.SetChannelResponse\";\x82\xd3\xe4\x93\x025:\x01*b\achannel\x1a'/admin/v1/apps/{app}/channels/{channel}\x12\x8f\x01\n" +
+	"\n" +
+	"GetChannel\x12\".halley.admin.v1.GetChannelRequest\x1a#.halley.admin.v1.GetChannelResponse\"8\x82\xd3\xe4\x93\x022b\achannel\x12'/admin/v1/apps/{app}/channels/{channel}\x12\x82\x01\n" +
+	"\fListChannels\x12$.halley.admin.v1.ListChannelsRequest\x1a%.halley.admin.v1.ListChannelsResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/admin/v1/apps/{app}/channels\x12\x8f\x01\n" +
+	"\rDeleteChannel\x12%.halley.admin.v1.DeleteChannelRequest\x1a&.halley.admin.v1.DeleteChannelResponse\"/\x82\xd3\xe4\x93\x02)*'/admin/v1/apps/{app}/channels/{channel}\x12\x8b\x01\n" +
+	"\x0eListHeldTokens\x12&.halley.admin.v1.ListHeldTokensRequest\x1a'.halley.admin.v1.ListHeldTokensResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /admin/v1/apps/{app}/held-tokens\x12\x9f\x01\n" +
+	"\x11ReleaseHeldTokens\x12).halley.admin.v1.ReleaseHeldTokensRequest\x1a*.halley.admin.v1.ReleaseHeldTokensResponse\"3\x82\xd3\xe4\x93\x02-:\x01*\"(/admin/v1/apps/{app}/held-tokens:releaseB\xbb\x01\n" +
 	"\x13com.halley.admin.v1B\n" +
 	"AdminProtoP\x01Z:github.com/halleypush/halley/proto/halley/admin/v1;adminv1\xa2\x02\x03HAX\xaa\x02\x0fHalley.Admin.V1\xca\x02\x0fHalley\\Admin\\V1\xe2\x02\x1bHalley\\Admin\\V1\\GPBMetadata\xea\x02\x11Halley::Admin::V1b\x06proto3"
 
@@ -1223,69 +2091,106 @@ func file_halley_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_halley_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_halley_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_halley_admin_v1_admin_proto_goTypes = []any{
-	(Settings_BindPolicy)(0),      // 0: halley.admin.v1.Settings.BindPolicy
-	(Key_Kind)(0),                 // 1: halley.admin.v1.Key.Kind
-	(*App)(nil),                   // 2: halley.admin.v1.App
-	(*Settings)(nil),              // 3: halley.admin.v1.Settings
-	(*Key)(nil),                   // 4: halley.admin.v1.Key
-	(*CreateAppRequest)(nil),      // 5: halley.admin.v1.CreateAppRequest
-	(*CreateAppResponse)(nil),     // 6: halley.admin.v1.CreateAppResponse
-	(*GetAppRequest)(nil),         // 7: halley.admin.v1.GetAppRequest
-	(*GetAppResponse)(nil),        // 8: halley.admin.v1.GetAppResponse
-	(*ListAppsRequest)(nil),       // 9: halley.admin.v1.ListAppsRequest
-	(*ListAppsResponse)(nil),      // 10: halley.admin.v1.ListAppsResponse
-	(*UpdateAppRequest)(nil),      // 11: halley.admin.v1.UpdateAppRequest
-	(*UpdateAppResponse)(nil),     // 12: halley.admin.v1.UpdateAppResponse
-	(*CreateKeyRequest)(nil),      // 13: halley.admin.v1.CreateKeyRequest
-	(*CreateKeyResponse)(nil),     // 14: halley.admin.v1.CreateKeyResponse
-	(*ListKeysRequest)(nil),       // 15: halley.admin.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),      // 16: halley.admin.v1.ListKeysResponse
-	(*RevokeKeyRequest)(nil),      // 17: halley.admin.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),     // 18: halley.admin.v1.RevokeKeyResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(Settings_BindPolicy)(0),          // 0: halley.admin.v1.Settings.BindPolicy
+	(Key_Kind)(0),                     // 1: halley.admin.v1.Key.Kind
+	(*App)(nil),                       // 2: halley.admin.v1.App
+	(*Settings)(nil),                  // 3: halley.admin.v1.Settings
+	(*Key)(nil),                       // 4: halley.admin.v1.Key
+	(*CreateAppRequest)(nil),          // 5: halley.admin.v1.CreateAppRequest
+	(*CreateAppResponse)(nil),         // 6: halley.admin.v1.CreateAppResponse
+	(*GetAppRequest)(nil),             // 7: halley.admin.v1.GetAppRequest
+	(*GetAppResponse)(nil),            // 8: halley.admin.v1.GetAppResponse
+	(*ListAppsRequest)(nil),           // 9: halley.admin.v1.ListAppsRequest
+	(*ListAppsResponse)(nil),          // 10: halley.admin.v1.ListAppsResponse
+	(*UpdateAppRequest)(nil),          // 11: halley.admin.v1.UpdateAppRequest
+	(*UpdateAppResponse)(nil),         // 12: halley.admin.v1.UpdateAppResponse
+	(*CreateKeyRequest)(nil),          // 13: halley.admin.v1.CreateKeyRequest
+	(*CreateKeyResponse)(nil),         // 14: halley.admin.v1.CreateKeyResponse
+	(*ListKeysRequest)(nil),           // 15: halley.admin.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),          // 16: halley.admin.v1.ListKeysResponse
+	(*RevokeKeyRequest)(nil),          // 17: halley.admin.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),         // 18: halley.admin.v1.RevokeKeyResponse
+	(*Channel)(nil),                   // 19: halley.admin.v1.Channel
+	(*SetChannelRequest)(nil),         // 20: halley.admin.v1.SetChannelRequest
+	(*SetChannelResponse)(nil),        // 21: halley.admin.v1.SetChannelResponse
+	(*GetChannelRequest)(nil),         // 22: halley.admin.v1.GetChannelRequest
+	(*GetChannelResponse)(nil),        // 23: halley.admin.v1.GetChannelResponse
+	(*ListChannelsRequest)(nil),       // 24: halley.admin.v1.ListChannelsRequest
+	(*ListChannelsResponse)(nil),      // 25: halley.admin.v1.ListChannelsResponse
+	(*DeleteChannelRequest)(nil),      // 26: halley.admin.v1.DeleteChannelRequest
+	(*DeleteChannelResponse)(nil),     // 27: halley.admin.v1.DeleteChannelResponse
+	(*HeldToken)(nil),                 // 28: halley.admin.v1.HeldToken
+	(*ListHeldTokensRequest)(nil),     // 29: halley.admin.v1.ListHeldTokensRequest
+	(*ListHeldTokensResponse)(nil),    // 30: halley.admin.v1.ListHeldTokensResponse
+	(*ReleaseHeldTokensRequest)(nil),  // 31: halley.admin.v1.ReleaseHeldTokensRequest
+	(*ReleaseHeldTokensResponse)(nil), // 32: halley.admin.v1.ReleaseHeldTokensResponse
+	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 34: google.protobuf.Duration
+	(v1.Policy_Channel)(0),            // 35: halley.push.v1.Policy.Channel
+	(*structpb.Struct)(nil),           // 36: google.protobuf.Struct
 }
 var file_halley_admin_v1_admin_proto_depIdxs = []int32{
 	3,  // 0: halley.admin.v1.App.settings:type_name -> halley.admin.v1.Settings
-	19, // 1: halley.admin.v1.App.created_at:type_name -> google.protobuf.Timestamp
+	33, // 1: halley.admin.v1.App.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 2: halley.admin.v1.Settings.bind_policy:type_name -> halley.admin.v1.Settings.BindPolicy
-	20, // 3: halley.admin.v1.Settings.keep_alive:type_name -> google.protobuf.Duration
-	20, // 4: halley.admin.v1.Settings.keep_alive_min:type_name -> google.protobuf.Duration
-	20, // 5: halley.admin.v1.Settings.keep_alive_max:type_name -> google.protobuf.Duration
-	20, // 6: halley.admin.v1.Settings.ack_timeout:type_name -> google.protobuf.Duration
-	1,  // 7: halley.admin.v1.Key.kind:type_name -> halley.admin.v1.Key.Kind
-	19, // 8: halley.admin.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	19, // 9: halley.admin.v1.Key.revoked_at:type_name -> google.protobuf.Timestamp
-	3,  // 10: halley.admin.v1.CreateAppRequest.settings:type_name -> halley.admin.v1.Settings
-	2,  // 11: halley.admin.v1.CreateAppResponse.app:type_name -> halley.admin.v1.App
-	2,  // 12: halley.admin.v1.GetAppResponse.app:type_name -> halley.admin.v1.App
-	2,  // 13: halley.admin.v1.ListAppsResponse.apps:type_name -> halley.admin.v1.App
-	3,  // 14: halley.admin.v1.UpdateAppRequest.settings:type_name -> halley.admin.v1.Settings
-	2,  // 15: halley.admin.v1.UpdateAppResponse.app:type_name -> halley.admin.v1.App
-	1,  // 16: halley.admin.v1.CreateKeyRequest.kind:type_name -> halley.admin.v1.Key.Kind
-	4,  // 17: halley.admin.v1.CreateKeyResponse.key:type_name -> halley.admin.v1.Key
-	4,  // 18: halley.admin.v1.ListKeysResponse.keys:type_name -> halley.admin.v1.Key
-	5,  // 19: halley.admin.v1.AdminService.CreateApp:input_type -> halley.admin.v1.CreateAppRequest
-	7,  // 20: halley.admin.v1.AdminService.GetApp:input_type -> halley.admin.v1.GetAppRequest
-	9,  // 21: halley.admin.v1.AdminService.ListApps:input_type -> halley.admin.v1.ListAppsRequest
-	11, // 22: halley.admin.v1.AdminService.UpdateApp:input_type -> halley.admin.v1.UpdateAppRequest
-	13, // 23: halley.admin.v1.AdminService.CreateKey:input_type -> halley.admin.v1.CreateKeyRequest
-	15, // 24: halley.admin.v1.AdminService.ListKeys:input_type -> halley.admin.v1.ListKeysRequest
-	17, // 25: halley.admin.v1.AdminService.RevokeKey:input_type -> halley.admin.v1.RevokeKeyRequest
-	6,  // 26: halley.admin.v1.AdminService.CreateApp:output_type -> halley.admin.v1.CreateAppResponse
-	8,  // 27: halley.admin.v1.AdminService.GetApp:output_type -> halley.admin.v1.GetAppResponse
-	10, // 28: halley.admin.v1.AdminService.ListApps:output_type -> halley.admin.v1.ListAppsResponse
-	12, // 29: halley.admin.v1.AdminService.UpdateApp:output_type -> halley.admin.v1.UpdateAppResponse
-	14, // 30: halley.admin.v1.AdminService.CreateKey:output_type -> halley.admin.v1.CreateKeyResponse
-	16, // 31: halley.admin.v1.AdminService.ListKeys:output_type -> halley.admin.v1.ListKeysResponse
-	18, // 32: halley.admin.v1.AdminService.RevokeKey:output_type -> halley.admin.v1.RevokeKeyResponse
-	26, // [26:33] is the sub-list for method output_type
-	19, // [19:26] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	34, // 3: halley.admin.v1.Settings.keep_alive:type_name -> google.protobuf.Duration
+	34, // 4: halley.admin.v1.Settings.keep_alive_min:type_name -> google.protobuf.Duration
+	34, // 5: halley.admin.v1.Settings.keep_alive_max:type_name -> google.protobuf.Duration
+	34, // 6: halley.admin.v1.Settings.ack_timeout:type_name -> google.protobuf.Duration
+	35, // 7: halley.admin.v1.Settings.channel:type_name -> halley.push.v1.Policy.Channel
+	1,  // 8: halley.admin.v1.Key.kind:type_name -> halley.admin.v1.Key.Kind
+	33, // 9: halley.admin.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	33, // 10: halley.admin.v1.Key.revoked_at:type_name -> google.protobuf.Timestamp
+	3,  // 11: halley.admin.v1.CreateAppRequest.settings:type_name -> halley.admin.v1.Settings
+	2,  // 12: halley.admin.v1.CreateAppResponse.app:type_name -> halley.admin.v1.App
+	2,  // 13: halley.admin.v1.GetAppResponse.app:type_name -> halley.admin.v1.App
+	2,  // 14: halley.admin.v1.ListAppsResponse.apps:type_name -> halley.admin.v1.App
+	3,  // 15: halley.admin.v1.UpdateAppRequest.settings:type_name -> halley.admin.v1.Settings
+	2,  // 16: halley.admin.v1.UpdateAppResponse.app:type_name -> halley.admin.v1.App
+	1,  // 17: halley.admin.v1.CreateKeyRequest.kind:type_name -> halley.admin.v1.Key.Kind
+	4,  // 18: halley.admin.v1.CreateKeyResponse.key:type_name -> halley.admin.v1.Key
+	4,  // 19: halley.admin.v1.ListKeysResponse.keys:type_name -> halley.admin.v1.Key
+	33, // 20: halley.admin.v1.Channel.set_at:type_name -> google.protobuf.Timestamp
+	33, // 21: halley.admin.v1.Channel.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 22: halley.admin.v1.SetChannelRequest.credential:type_name -> google.protobuf.Struct
+	19, // 23: halley.admin.v1.SetChannelResponse.channel:type_name -> halley.admin.v1.Channel
+	19, // 24: halley.admin.v1.GetChannelResponse.channel:type_name -> halley.admin.v1.Channel
+	19, // 25: halley.admin.v1.ListChannelsResponse.channels:type_name -> halley.admin.v1.Channel
+	33, // 26: halley.admin.v1.HeldToken.held_at:type_name -> google.protobuf.Timestamp
+	28, // 27: halley.admin.v1.ListHeldTokensResponse.tokens:type_name -> halley.admin.v1.HeldToken
+	5,  // 28: halley.admin.v1.AdminService.CreateApp:input_type -> halley.admin.v1.CreateAppRequest
+	7,  // 29: halley.admin.v1.AdminService.GetApp:input_type -> halley.admin.v1.GetAppRequest
+	9,  // 30: halley.admin.v1.AdminService.ListApps:input_type -> halley.admin.v1.ListAppsRequest
+	11, // 31: halley.admin.v1.AdminService.UpdateApp:input_type -> halley.admin.v1.UpdateAppRequest
+	13, // 32: halley.admin.v1.AdminService.CreateKey:input_type -> halley.admin.v1.CreateKeyRequest
+	15, // 33: halley.admin.v1.AdminService.ListKeys:input_type -> halley.admin.v1.ListKeysRequest
+	17, // 34: halley.admin.v1.AdminService.RevokeKey:input_type -> halley.admin.v1.RevokeKeyRequest
+	20, // 35: halley.admin.v1.AdminService.SetChannel:input_type -> halley.admin.v1.SetChannelRequest
+	22, // 36: halley.admin.v1.AdminService.GetChannel:input_type -> halley.admin.v1.GetChannelRequest
+	24, // 37: halley.admin.v1.AdminService.ListChannels:input_type -> halley.admin.v1.ListChannelsRequest
+	26, // 38: halley.admin.v1.AdminService.DeleteChannel:input_type -> halley.admin.v1.DeleteChannelRequest
+	29, // 39: halley.admin.v1.AdminService.ListHeldTokens:input_type -> halley.admin.v1.ListHeldTokensRequest
+	31, // 40: halley.admin.v1.AdminService.ReleaseHeldTokens:input_type -> halley.admin.v1.ReleaseHeldTokensRequest
+	6,  // 41: halley.admin.v1.AdminService.CreateApp:output_type -> halley.admin.v1.CreateAppResponse
+	8,  // 42: halley.admin.v1.AdminService.GetApp:output_type -> halley.admin.v1.GetAppResponse
+	10, // 43: halley.admin.v1.AdminService.ListApps:output_type -> halley.admin.v1.ListAppsResponse
+	12, // 44: halley.admin.v1.AdminService.UpdateApp:output_type -> halley.admin.v1.UpdateAppResponse
+	14, // 45: halley.admin.v1.AdminService.CreateKey:output_type -> halley.admin.v1.CreateKeyResponse
+	16, // 46: halley.admin.v1.AdminService.ListKeys:output_type -> halley.admin.v1.ListKeysResponse
+	18, // 47: halley.admin.v1.AdminService.RevokeKey:output_type -> halley.admin.v1.RevokeKeyResponse
+	21, // 48: halley.admin.v1.AdminService.SetChannel:output_type -> halley.admin.v1.SetChannelResponse
+	23, // 49: halley.admin.v1.AdminService.GetChannel:output_type -> halley.admin.v1.GetChannelResponse
+	25, // 50: halley.admin.v1.AdminService.ListChannels:output_type -> halley.admin.v1.ListChannelsResponse
+	27, // 51: halley.admin.v1.AdminService.DeleteChannel:output_type -> halley.admin.v1.DeleteChannelResponse
+	30, // 52: halley.admin.v1.AdminService.ListHeldTokens:output_type -> halley.admin.v1.ListHeldTokensResponse
+	32, // 53: halley.admin.v1.AdminService.ReleaseHeldTokens:output_type -> halley.admin.v1.ReleaseHeldTokensResponse
+	41, // [41:54] is the sub-list for method output_type
+	28, // [28:41] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_halley_admin_v1_admin_proto_init() }
@@ -1293,13 +2198,14 @@ func file_halley_admin_v1_admin_proto_init() {
 	if File_halley_admin_v1_admin_proto != nil {
 		return
 	}
+	file_halley_admin_v1_admin_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_admin_v1_admin_proto_rawDesc), len(file_halley_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

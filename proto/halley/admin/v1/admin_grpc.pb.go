@@ -19,13 +19,19 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_CreateApp_FullMethodName = "/halley.admin.v1.AdminService/CreateApp"
-	AdminService_GetApp_FullMethodName    = "/halley.admin.v1.AdminService/GetApp"
-	AdminService_ListApps_FullMethodName  = "/halley.admin.v1.AdminService/ListApps"
-	AdminService_UpdateApp_FullMethodName = "/halley.admin.v1.AdminService/UpdateApp"
-	AdminService_CreateKey_FullMethodName = "/halley.admin.v1.AdminService/CreateKey"
-	AdminService_ListKeys_FullMethodName  = "/halley.admin.v1.AdminService/ListKeys"
-	AdminService_RevokeKey_FullMethodName = "/halley.admin.v1.AdminService/RevokeKey"
+	AdminService_CreateApp_FullMethodName         = "/halley.admin.v1.AdminService/CreateApp"
+	AdminService_GetApp_FullMethodName            = "/halley.admin.v1.AdminService/GetApp"
+	AdminService_ListApps_FullMethodName          = "/halley.admin.v1.AdminService/ListApps"
+	AdminService_UpdateApp_FullMethodName         = "/halley.admin.v1.AdminService/UpdateApp"
+	AdminService_CreateKey_FullMethodName         = "/halley.admin.v1.AdminService/CreateKey"
+	AdminService_ListKeys_FullMethodName          = "/halley.admin.v1.AdminService/ListKeys"
+	AdminService_RevokeKey_FullMethodName         = "/halley.admin.v1.AdminService/RevokeKey"
+	AdminService_SetChannel_FullMethodName        = "/halley.admin.v1.AdminService/SetChannel"
+	AdminService_GetChannel_FullMethodName        = "/halley.admin.v1.AdminService/GetChannel"
+	AdminService_ListChannels_FullMethodName      = "/halley.admin.v1.AdminService/ListChannels"
+	AdminService_DeleteChannel_FullMethodName     = "/halley.admin.v1.AdminService/DeleteChannel"
+	AdminService_ListHeldTokens_FullMethodName    = "/halley.admin.v1.AdminService/ListHeldTokens"
+	AdminService_ReleaseHeldTokens_FullMethodName = "/halley.admin.v1.AdminService/ReleaseHeldTokens"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -48,6 +54,19 @@ type AdminServiceClient interface {
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
 	// RevokeKey makes a key void within seconds.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
+	// SetChannel gives the app a credential for a vendor channel, in place of the one it has. A sender of the channel tries it
+	// out first; FAILED_PRECONDITION: none answers.
+	SetChannel(ctx context.Context, in *SetChannelRequest, opts ...grpc.CallOption) (*SetChannelResponse, error)
+	// GetChannel tells about the app's credential for a vendor channel, without the credential.
+	GetChannel(ctx context.Context, in *GetChannelRequest, opts ...grpc.CallOption) (*GetChannelResponse, error)
+	// ListChannels lists the vendor channels that the app has a credential for.
+	ListChannels(ctx context.Context, in *ListChannelsRequest, opts ...grpc.CallOption) (*ListChannelsResponse, error)
+	// DeleteChannel takes the app's credential for a vendor channel away. What its sender has at hand fails.
+	DeleteChannel(ctx context.Context, in *DeleteChannelRequest, opts ...grpc.CallOption) (*DeleteChannelResponse, error)
+	// ListHeldTokens lists the channel tokens that a vendor called void while unusually many were: they are in use still.
+	ListHeldTokens(ctx context.Context, in *ListHeldTokensRequest, opts ...grpc.CallOption) (*ListHeldTokensResponse, error)
+	// ReleaseHeldTokens decides about all held tokens of a channel.
+	ReleaseHeldTokens(ctx context.Context, in *ReleaseHeldTokensRequest, opts ...grpc.CallOption) (*ReleaseHeldTokensResponse, error)
 }
 
 type adminServiceClient struct {
@@ -128,6 +147,66 @@ func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) SetChannel(ctx context.Context, in *SetChannelRequest, opts ...grpc.CallOption) (*SetChannelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetChannelResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetChannel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetChannel(ctx context.Context, in *GetChannelRequest, opts ...grpc.CallOption) (*GetChannelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetChannelResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetChannel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListChannels(ctx context.Context, in *ListChannelsRequest, opts ...grpc.CallOption) (*ListChannelsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListChannelsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListChannels_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DeleteChannel(ctx context.Context, in *DeleteChannelRequest, opts ...grpc.CallOption) (*DeleteChannelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteChannelResponse)
+	err := c.cc.Invoke(ctx, AdminService_DeleteChannel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListHeldTokens(ctx context.Context, in *ListHeldTokensRequest, opts ...grpc.CallOption) (*ListHeldTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHeldTokensResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListHeldTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ReleaseHeldTokens(ctx context.Context, in *ReleaseHeldTokensRequest, opts ...grpc.CallOption) (*ReleaseHeldTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseHeldTokensResponse)
+	err := c.cc.Invoke(ctx, AdminService_ReleaseHeldTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -148,6 +227,19 @@ type AdminServiceServer interface {
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
 	// RevokeKey makes a key void within seconds.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
+	// SetChannel gives the app a credential for a vendor channel, in place of the one it has. A sender of the channel tries it
+	// out first; FAILED_PRECONDITION: none answers.
+	SetChannel(context.Context, *SetChannelRequest) (*SetChannelResponse, error)
+	// GetChannel tells about the app's credential for a vendor channel, without the credential.
+	GetChannel(context.Context, *GetChannelRequest) (*GetChannelResponse, error)
+	// ListChannels lists the vendor channels that the app has a credential for.
+	ListChannels(context.Context, *ListChannelsRequest) (*ListChannelsResponse, error)
+	// DeleteChannel takes the app's credential for a vendor channel away. What its sender has at hand fails.
+	DeleteChannel(context.Context, *DeleteChannelRequest) (*DeleteChannelResponse, error)
+	// ListHeldTokens lists the channel tokens that a vendor called void while unusually many were: they are in use still.
+	ListHeldTokens(context.Context, *ListHeldTokensRequest) (*ListHeldTokensResponse, error)
+	// ReleaseHeldTokens decides about all held tokens of a channel.
+	ReleaseHeldTokens(context.Context, *ReleaseHeldTokensRequest) (*ReleaseHeldTokensResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -178,6 +270,24 @@ func (UnimplementedAdminServiceServer) ListKeys(context.Context, *ListKeysReques
 }
 func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
+}
+func (UnimplementedAdminServiceServer) SetChannel(context.Context, *SetChannelRequest) (*SetChannelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetChannel not implemented")
+}
+func (UnimplementedAdminServiceServer) GetChannel(context.Context, *GetChannelRequest) (*GetChannelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetChannel not implemented")
+}
+func (UnimplementedAdminServiceServer) ListChannels(context.Context, *ListChannelsRequest) (*ListChannelsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListChannels not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteChannel(context.Context, *DeleteChannelRequest) (*DeleteChannelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteChannel not implemented")
+}
+func (UnimplementedAdminServiceServer) ListHeldTokens(context.Context, *ListHeldTokensRequest) (*ListHeldTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHeldTokens not implemented")
+}
+func (UnimplementedAdminServiceServer) ReleaseHeldTokens(context.Context, *ReleaseHeldTokensRequest) (*ReleaseHeldTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseHeldTokens not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -326,6 +436,114 @@ func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_SetChannel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetChannelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetChannel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetChannel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetChannel(ctx, req.(*SetChannelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetChannel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetChannelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetChannel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetChannel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetChannel(ctx, req.(*GetChannelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListChannels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListChannelsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListChannels(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListChannels_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListChannels(ctx, req.(*ListChannelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DeleteChannel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteChannelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteChannel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteChannel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteChannel(ctx, req.(*DeleteChannelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListHeldTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHeldTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListHeldTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListHeldTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListHeldTokens(ctx, req.(*ListHeldTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ReleaseHeldTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseHeldTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReleaseHeldTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReleaseHeldTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReleaseHeldTokens(ctx, req.(*ReleaseHeldTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -360,6 +578,30 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeKey",
 			Handler:    _AdminService_RevokeKey_Handler,
+		},
+		{
+			MethodName: "SetChannel",
+			Handler:    _AdminService_SetChannel_Handler,
+		},
+		{
+			MethodName: "GetChannel",
+			Handler:    _AdminService_GetChannel_Handler,
+		},
+		{
+			MethodName: "ListChannels",
+			Handler:    _AdminService_ListChannels_Handler,
+		},
+		{
+			MethodName: "DeleteChannel",
+			Handler:    _AdminService_DeleteChannel_Handler,
+		},
+		{
+			MethodName: "ListHeldTokens",
+			Handler:    _AdminService_ListHeldTokens_Handler,
+		},
+		{
+			MethodName: "ReleaseHeldTokens",
+			Handler:    _AdminService_ReleaseHeldTokens_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

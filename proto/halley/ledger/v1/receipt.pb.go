@@ -30,7 +30,8 @@ const (
 	Step_STEP_UNSPECIFIED Step = 0
 	// Handed to the device's connection; a later confirmation is still possible.
 	Step_STEP_SENT Step = 1
-	// Handed to the device's connection at QoS 0: no confirmation will come, and it is not sent again.
+	// Handed to the device's connection at QoS 0, or accepted by a vendor: it is not sent again, whether or not a confirmation
+	// comes.
 	Step_STEP_SENT_UNCONFIRMED Step = 2
 	Step_STEP_ARRIVED          Step = 3
 	Step_STEP_SHOWN            Step = 4
@@ -41,6 +42,10 @@ const (
 	Step_STEP_EVICTED          Step = 9
 	Step_STEP_COLLAPSED        Step = 10
 	Step_STEP_REVOKED          Step = 11
+	// Given to a vendor's sender: while it is not released, the own connection does not have it. No state of its own.
+	Step_STEP_CLAIMED Step = 12
+	// The vendor did not take it: the own connection may have it again. No state of its own.
+	Step_STEP_RELEASED Step = 13
 )
 
 // Enum value maps for Step.
@@ -58,6 +63,8 @@ var (
 		9:  "STEP_EVICTED",
 		10: "STEP_COLLAPSED",
 		11: "STEP_REVOKED",
+		12: "STEP_CLAIMED",
+		13: "STEP_RELEASED",
 	}
 	Step_value = map[string]int32{
 		"STEP_UNSPECIFIED":      0,
@@ -72,6 +79,8 @@ var (
 		"STEP_EVICTED":          9,
 		"STEP_COLLAPSED":        10,
 		"STEP_REVOKED":          11,
+		"STEP_CLAIMED":          12,
+		"STEP_RELEASED":         13,
 	}
 )
 
@@ -106,40 +115,58 @@ func (Step) EnumDescriptor() ([]byte, []int) {
 type Reason int32
 
 const (
-	Reason_REASON_UNSPECIFIED    Reason = 0
-	Reason_REASON_NO_DEVICE      Reason = 1
-	Reason_REASON_UNKNOWN_DEVICE Reason = 2
-	Reason_REASON_UNBOUND        Reason = 3
-	Reason_REASON_PERMISSION_OFF Reason = 4
-	Reason_REASON_OVER_CAP       Reason = 5
-	Reason_REASON_NEWER_PUSH     Reason = 6
-	Reason_REASON_TTL_OVER       Reason = 7
-	Reason_REASON_NOT_ONLINE     Reason = 8
+	Reason_REASON_UNSPECIFIED     Reason = 0
+	Reason_REASON_NO_DEVICE       Reason = 1
+	Reason_REASON_UNKNOWN_DEVICE  Reason = 2
+	Reason_REASON_UNBOUND         Reason = 3
+	Reason_REASON_PERMISSION_OFF  Reason = 4
+	Reason_REASON_OVER_CAP        Reason = 5
+	Reason_REASON_NEWER_PUSH      Reason = 6
+	Reason_REASON_TTL_OVER        Reason = 7
+	Reason_REASON_NOT_ONLINE      Reason = 8
+	Reason_REASON_NO_CHANNEL      Reason = 9
+	Reason_REASON_TOKEN_GONE      Reason = 10
+	Reason_REASON_VENDOR_REJECTED Reason = 11
+	Reason_REASON_CREDENTIAL_BAD  Reason = 12
+	Reason_REASON_QUOTA_SPENT     Reason = 13
+	Reason_REASON_VENDOR_GIVEN_UP Reason = 14
 )
 
 // Enum value maps for Reason.
 var (
 	Reason_name = map[int32]string{
-		0: "REASON_UNSPECIFIED",
-		1: "REASON_NO_DEVICE",
-		2: "REASON_UNKNOWN_DEVICE",
-		3: "REASON_UNBOUND",
-		4: "REASON_PERMISSION_OFF",
-		5: "REASON_OVER_CAP",
-		6: "REASON_NEWER_PUSH",
-		7: "REASON_TTL_OVER",
-		8: "REASON_NOT_ONLINE",
+		0:  "REASON_UNSPECIFIED",
+		1:  "REASON_NO_DEVICE",
+		2:  "REASON_UNKNOWN_DEVICE",
+		3:  "REASON_UNBOUND",
+		4:  "REASON_PERMISSION_OFF",
+		5:  "REASON_OVER_CAP",
+		6:  "REASON_NEWER_PUSH",
+		7:  "REASON_TTL_OVER",
+		8:  "REASON_NOT_ONLINE",
+		9:  "REASON_NO_CHANNEL",
+		10: "REASON_TOKEN_GONE",
+		11: "REASON_VENDOR_REJECTED",
+		12: "REASON_CREDENTIAL_BAD",
+		13: "REASON_QUOTA_SPENT",
+		14: "REASON_VENDOR_GIVEN_UP",
 	}
 	Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":    0,
-		"REASON_NO_DEVICE":      1,
-		"REASON_UNKNOWN_DEVICE": 2,
-		"REASON_UNBOUND":        3,
-		"REASON_PERMISSION_OFF": 4,
-		"REASON_OVER_CAP":       5,
-		"REASON_NEWER_PUSH":     6,
-		"REASON_TTL_OVER":       7,
-		"REASON_NOT_ONLINE":     8,
+		"REASON_UNSPECIFIED":     0,
+		"REASON_NO_DEVICE":       1,
+		"REASON_UNKNOWN_DEVICE":  2,
+		"REASON_UNBOUND":         3,
+		"REASON_PERMISSION_OFF":  4,
+		"REASON_OVER_CAP":        5,
+		"REASON_NEWER_PUSH":      6,
+		"REASON_TTL_OVER":        7,
+		"REASON_NOT_ONLINE":      8,
+		"REASON_NO_CHANNEL":      9,
+		"REASON_TOKEN_GONE":      10,
+		"REASON_VENDOR_REJECTED": 11,
+		"REASON_CREDENTIAL_BAD":  12,
+		"REASON_QUOTA_SPENT":     13,
+		"REASON_VENDOR_GIVEN_UP": 14,
 	}
 )
 
@@ -513,7 +540,7 @@ const file_halley_ledger_v1_receipt_proto_rawDesc = "" +
 	"\tSliceWork\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\x12\x14\n" +
 	"\x05slice\x18\x02 \x01(\rR\x05slice\x12\x17\n" +
-	"\apush_id\x18\x03 \x01(\fR\x06pushId*\xe9\x01\n" +
+	"\apush_id\x18\x03 \x01(\fR\x06pushId*\x8e\x02\n" +
 	"\x04Step\x12\x14\n" +
 	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTEP_SENT\x10\x01\x12\x19\n" +
@@ -528,7 +555,9 @@ const file_halley_ledger_v1_receipt_proto_rawDesc = "" +
 	"\fSTEP_EVICTED\x10\t\x12\x12\n" +
 	"\x0eSTEP_COLLAPSED\x10\n" +
 	"\x12\x10\n" +
-	"\fSTEP_REVOKED\x10\v*\xd8\x01\n" +
+	"\fSTEP_REVOKED\x10\v\x12\x10\n" +
+	"\fSTEP_CLAIMED\x10\f\x12\x11\n" +
+	"\rSTEP_RELEASED\x10\r*\xf1\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NO_DEVICE\x10\x01\x12\x19\n" +
@@ -538,7 +567,14 @@ const file_halley_ledger_v1_receipt_proto_rawDesc = "" +
 	"\x0fREASON_OVER_CAP\x10\x05\x12\x15\n" +
 	"\x11REASON_NEWER_PUSH\x10\x06\x12\x13\n" +
 	"\x0fREASON_TTL_OVER\x10\a\x12\x15\n" +
-	"\x11REASON_NOT_ONLINE\x10\bB\xc4\x01\n" +
+	"\x11REASON_NOT_ONLINE\x10\b\x12\x15\n" +
+	"\x11REASON_NO_CHANNEL\x10\t\x12\x15\n" +
+	"\x11REASON_TOKEN_GONE\x10\n" +
+	"\x12\x1a\n" +
+	"\x16REASON_VENDOR_REJECTED\x10\v\x12\x19\n" +
+	"\x15REASON_CREDENTIAL_BAD\x10\f\x12\x16\n" +
+	"\x12REASON_QUOTA_SPENT\x10\r\x12\x1a\n" +
+	"\x16REASON_VENDOR_GIVEN_UP\x10\x0eB\xc4\x01\n" +
 	"\x14com.halley.ledger.v1B\fReceiptProtoP\x01Z<github.com/halleypush/halley/proto/halley/ledger/v1;ledgerv1\xa2\x02\x03HLX\xaa\x02\x10Halley.Ledger.V1\xca\x02\x10Halley\\Ledger\\V1\xe2\x02\x1cHalley\\Ledger\\V1\\GPBMetadata\xea\x02\x12Halley::Ledger::V1b\x06proto3"
 
 var (

@@ -948,12 +948,15 @@ func (x *ListUserDevicesResponse) GetDevices() []*ListUserDevicesResponse_UserDe
 
 // A vendor's token for the device. The token itself is shown by its last characters only.
 type Device_ChannelToken struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Channel       string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
-	TokenSuffix   string                 `protobuf:"bytes,2,opt,name=token_suffix,json=tokenSuffix,proto3" json:"token_suffix,omitempty"`
-	AppPackage    string                 `protobuf:"bytes,3,opt,name=app_package,json=appPackage,proto3" json:"app_package,omitempty"`
-	Environment   string                 `protobuf:"bytes,4,opt,name=environment,proto3" json:"environment,omitempty"`
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Channel     string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	TokenSuffix string                 `protobuf:"bytes,2,opt,name=token_suffix,json=tokenSuffix,proto3" json:"token_suffix,omitempty"`
+	AppPackage  string                 `protobuf:"bytes,3,opt,name=app_package,json=appPackage,proto3" json:"app_package,omitempty"`
+	Environment string                 `protobuf:"bytes,4,opt,name=environment,proto3" json:"environment,omitempty"`
+	// When the device reported it.
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// When the vendor said that it is void, as after the app was removed; the token is deleted then.
+	GoneAt        *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=gone_at,json=goneAt,proto3" json:"gone_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1023,6 +1026,13 @@ func (x *Device_ChannelToken) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Device_ChannelToken) GetGoneAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GoneAt
+	}
+	return nil
+}
+
 // One device of a user.
 type ListUserDevicesResponse_UserDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1080,7 +1090,7 @@ var File_halley_push_v1_device_proto protoreflect.FileDescriptor
 
 const file_halley_push_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x1bhalley/push/v1/device.proto\x12\x0ehalley.push.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x06\n" +
+	"\x1bhalley/push/v1/device.proto\x12\x0ehalley.push.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\a\n" +
 	"\x06Device\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.halley.push.v1.Device.StateR\x05state\x12\x16\n" +
@@ -1102,7 +1112,7 @@ const file_halley_push_v1_device_proto_rawDesc = "" +
 	"\x05users\x18\x0e \x03(\tR\x05users\x12?\n" +
 	"\rregistered_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\x12<\n" +
 	"\flast_seen_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastSeenAt\x1a\xc9\x01\n" +
+	"lastSeenAt\x1a\xfe\x01\n" +
 	"\fChannelToken\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12!\n" +
 	"\ftoken_suffix\x18\x02 \x01(\tR\vtokenSuffix\x12\x1f\n" +
@@ -1110,7 +1120,8 @@ const file_halley_push_v1_device_proto_rawDesc = "" +
 	"appPackage\x12 \n" +
 	"\venvironment\x18\x04 \x01(\tR\venvironment\x129\n" +
 	"\n" +
-	"updated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\";\n" +
+	"updated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x123\n" +
+	"\agone_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06goneAt\";\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vPROVISIONAL\x10\x01\x12\n" +
@@ -1216,26 +1227,27 @@ var file_halley_push_v1_device_proto_depIdxs = []int32{
 	18, // 6: halley.push.v1.BindResponse.bound_at:type_name -> google.protobuf.Timestamp
 	17, // 7: halley.push.v1.ListUserDevicesResponse.devices:type_name -> halley.push.v1.ListUserDevicesResponse.UserDevice
 	18, // 8: halley.push.v1.Device.ChannelToken.updated_at:type_name -> google.protobuf.Timestamp
-	18, // 9: halley.push.v1.ListUserDevicesResponse.UserDevice.bound_at:type_name -> google.protobuf.Timestamp
-	2,  // 10: halley.push.v1.DeviceService.GetDevice:input_type -> halley.push.v1.GetDeviceRequest
-	4,  // 11: halley.push.v1.DeviceService.ListDevices:input_type -> halley.push.v1.ListDevicesRequest
-	6,  // 12: halley.push.v1.DeviceService.DeleteDevice:input_type -> halley.push.v1.DeleteDeviceRequest
-	8,  // 13: halley.push.v1.DeviceService.RotateSecret:input_type -> halley.push.v1.RotateSecretRequest
-	10, // 14: halley.push.v1.UserService.Bind:input_type -> halley.push.v1.BindRequest
-	12, // 15: halley.push.v1.UserService.Unbind:input_type -> halley.push.v1.UnbindRequest
-	14, // 16: halley.push.v1.UserService.ListUserDevices:input_type -> halley.push.v1.ListUserDevicesRequest
-	3,  // 17: halley.push.v1.DeviceService.GetDevice:output_type -> halley.push.v1.GetDeviceResponse
-	5,  // 18: halley.push.v1.DeviceService.ListDevices:output_type -> halley.push.v1.ListDevicesResponse
-	7,  // 19: halley.push.v1.DeviceService.DeleteDevice:output_type -> halley.push.v1.DeleteDeviceResponse
-	9,  // 20: halley.push.v1.DeviceService.RotateSecret:output_type -> halley.push.v1.RotateSecretResponse
-	11, // 21: halley.push.v1.UserService.Bind:output_type -> halley.push.v1.BindResponse
-	13, // 22: halley.push.v1.UserService.Unbind:output_type -> halley.push.v1.UnbindResponse
-	15, // 23: halley.push.v1.UserService.ListUserDevices:output_type -> halley.push.v1.ListUserDevicesResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	18, // 9: halley.push.v1.Device.ChannelToken.gone_at:type_name -> google.protobuf.Timestamp
+	18, // 10: halley.push.v1.ListUserDevicesResponse.UserDevice.bound_at:type_name -> google.protobuf.Timestamp
+	2,  // 11: halley.push.v1.DeviceService.GetDevice:input_type -> halley.push.v1.GetDeviceRequest
+	4,  // 12: halley.push.v1.DeviceService.ListDevices:input_type -> halley.push.v1.ListDevicesRequest
+	6,  // 13: halley.push.v1.DeviceService.DeleteDevice:input_type -> halley.push.v1.DeleteDeviceRequest
+	8,  // 14: halley.push.v1.DeviceService.RotateSecret:input_type -> halley.push.v1.RotateSecretRequest
+	10, // 15: halley.push.v1.UserService.Bind:input_type -> halley.push.v1.BindRequest
+	12, // 16: halley.push.v1.UserService.Unbind:input_type -> halley.push.v1.UnbindRequest
+	14, // 17: halley.push.v1.UserService.ListUserDevices:input_type -> halley.push.v1.ListUserDevicesRequest
+	3,  // 18: halley.push.v1.DeviceService.GetDevice:output_type -> halley.push.v1.GetDeviceResponse
+	5,  // 19: halley.push.v1.DeviceService.ListDevices:output_type -> halley.push.v1.ListDevicesResponse
+	7,  // 20: halley.push.v1.DeviceService.DeleteDevice:output_type -> halley.push.v1.DeleteDeviceResponse
+	9,  // 21: halley.push.v1.DeviceService.RotateSecret:output_type -> halley.push.v1.RotateSecretResponse
+	11, // 22: halley.push.v1.UserService.Bind:output_type -> halley.push.v1.BindResponse
+	13, // 23: halley.push.v1.UserService.Unbind:output_type -> halley.push.v1.UnbindResponse
+	15, // 24: halley.push.v1.UserService.ListUserDevices:output_type -> halley.push.v1.ListUserDevicesResponse
+	18, // [18:25] is the sub-list for method output_type
+	11, // [11:18] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_halley_push_v1_device_proto_init() }

@@ -135,13 +135,13 @@ type Policy_Channel int32
 
 const (
 	Policy_CHANNEL_UNSPECIFIED Policy_Channel = 0
-	// The own connection first, then the phone maker's channel; the default.
+	// The own connection first, then the phone maker's channel; the default, unless the app's settings name another.
 	Policy_OWN_FIRST Policy_Channel = 1
 	// The own connection only.
 	Policy_OWN_ONLY Policy_Channel = 2
-	// Not built yet: UNIMPLEMENTED.
+	// The phone maker's channel first; the own connection for whom it does not reach.
 	Policy_VENDOR_FIRST Policy_Channel = 3
-	// Not built yet: UNIMPLEMENTED.
+	// The phone maker's channel only.
 	Policy_VENDOR_ONLY Policy_Channel = 4
 )
 
@@ -346,20 +346,38 @@ const (
 	Delivery_TTL_OVER Delivery_Reason = 7
 	// EXPIRED: the push was for devices that are online only, and this one was not.
 	Delivery_NOT_ONLINE Delivery_Reason = 8
+	// FAILED: the push was for vendor channels only, and none reaches the device.
+	Delivery_NO_CHANNEL Delivery_Reason = 9
+	// FAILED: the vendor says that the device's token is void, as after the app was removed.
+	Delivery_TOKEN_GONE Delivery_Reason = 10
+	// FAILED: the vendor refused the push, or dropped it after it had accepted it.
+	Delivery_VENDOR_REJECTED Delivery_Reason = 11
+	// FAILED: the app's credential for the vendor is missing, void or another app's.
+	Delivery_CREDENTIAL_BAD Delivery_Reason = 12
+	// FAILED: the app's quota at the vendor is spent for longer than the push lives.
+	Delivery_QUOTA_SPENT Delivery_Reason = 13
+	// FAILED: too many attempts at the vendor failed.
+	Delivery_VENDOR_GIVEN_UP Delivery_Reason = 14
 )
 
 // Enum value maps for Delivery_Reason.
 var (
 	Delivery_Reason_name = map[int32]string{
-		0: "REASON_UNSPECIFIED",
-		1: "NO_DEVICE",
-		2: "UNKNOWN_DEVICE",
-		3: "UNBOUND",
-		4: "PERMISSION_OFF",
-		5: "OVER_CAP",
-		6: "NEWER_PUSH",
-		7: "TTL_OVER",
-		8: "NOT_ONLINE",
+		0:  "REASON_UNSPECIFIED",
+		1:  "NO_DEVICE",
+		2:  "UNKNOWN_DEVICE",
+		3:  "UNBOUND",
+		4:  "PERMISSION_OFF",
+		5:  "OVER_CAP",
+		6:  "NEWER_PUSH",
+		7:  "TTL_OVER",
+		8:  "NOT_ONLINE",
+		9:  "NO_CHANNEL",
+		10: "TOKEN_GONE",
+		11: "VENDOR_REJECTED",
+		12: "CREDENTIAL_BAD",
+		13: "QUOTA_SPENT",
+		14: "VENDOR_GIVEN_UP",
 	}
 	Delivery_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED": 0,
@@ -371,6 +389,12 @@ var (
 		"NEWER_PUSH":         6,
 		"TTL_OVER":           7,
 		"NOT_ONLINE":         8,
+		"NO_CHANNEL":         9,
+		"TOKEN_GONE":         10,
+		"VENDOR_REJECTED":    11,
+		"CREDENTIAL_BAD":     12,
+		"QUOTA_SPENT":        13,
+		"VENDOR_GIVEN_UP":    14,
 	}
 )
 
@@ -399,6 +423,78 @@ func (x Delivery_Reason) Number() protoreflect.EnumNumber {
 // Deprecated: Use Delivery_Reason.Descriptor instead.
 func (Delivery_Reason) EnumDescriptor() ([]byte, []int) {
 	return file_halley_push_v1_push_proto_rawDescGZIP(), []int{12, 1}
+}
+
+type Delivery_Attempt_Outcome int32
+
+const (
+	// Under way; or handed to the own connection, of which the delivery's state tells.
+	Delivery_Attempt_OUTCOME_UNSPECIFIED Delivery_Attempt_Outcome = 0
+	// The vendor took it. Whether the phone has it is not known by that.
+	Delivery_Attempt_ACCEPTED Delivery_Attempt_Outcome = 1
+	// The vendor says that the token is void.
+	Delivery_Attempt_TOKEN_GONE Delivery_Attempt_Outcome = 2
+	// The vendor refused the push.
+	Delivery_Attempt_REJECTED Delivery_Attempt_Outcome = 3
+	// The app's credential is missing, void or another app's.
+	Delivery_Attempt_CREDENTIAL_BAD Delivery_Attempt_Outcome = 4
+	// The app's quota is spent for longer than the push lives.
+	Delivery_Attempt_QUOTA_SPENT Delivery_Attempt_Outcome = 5
+	// The ttl was over before a try succeeded.
+	Delivery_Attempt_EXPIRED Delivery_Attempt_Outcome = 6
+	// Too many tries failed.
+	Delivery_Attempt_GIVEN_UP Delivery_Attempt_Outcome = 7
+)
+
+// Enum value maps for Delivery_Attempt_Outcome.
+var (
+	Delivery_Attempt_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "ACCEPTED",
+		2: "TOKEN_GONE",
+		3: "REJECTED",
+		4: "CREDENTIAL_BAD",
+		5: "QUOTA_SPENT",
+		6: "EXPIRED",
+		7: "GIVEN_UP",
+	}
+	Delivery_Attempt_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"ACCEPTED":            1,
+		"TOKEN_GONE":          2,
+		"REJECTED":            3,
+		"CREDENTIAL_BAD":      4,
+		"QUOTA_SPENT":         5,
+		"EXPIRED":             6,
+		"GIVEN_UP":            7,
+	}
+)
+
+func (x Delivery_Attempt_Outcome) Enum() *Delivery_Attempt_Outcome {
+	p := new(Delivery_Attempt_Outcome)
+	*p = x
+	return p
+}
+
+func (x Delivery_Attempt_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Delivery_Attempt_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_halley_push_v1_push_proto_enumTypes[6].Descriptor()
+}
+
+func (Delivery_Attempt_Outcome) Type() protoreflect.EnumType {
+	return &file_halley_push_v1_push_proto_enumTypes[6]
+}
+
+func (x Delivery_Attempt_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Delivery_Attempt_Outcome.Descriptor instead.
+func (Delivery_Attempt_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_halley_push_v1_push_proto_rawDescGZIP(), []int{12, 0, 0}
 }
 
 // One push: what (notification, data or payload), to whom (audience) and how (policy).
@@ -646,9 +742,11 @@ type Policy struct {
 	IdempotencyKey string         `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	Channel        Policy_Channel `protobuf:"varint,5,opt,name=channel,proto3,enum=halley.push.v1.Policy_Channel" json:"channel,omitempty"`
 	// 1 (default): repeated until the device confirms it. 0: sent once, never `ARRIVED`.
-	Qos           *uint32 `protobuf:"varint,6,opt,name=qos,proto3,oneof" json:"qos,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Qos *uint32 `protobuf:"varint,6,opt,name=qos,proto3,oneof" json:"qos,omitempty"`
+	// Vendor channels that this push does not use.
+	DisabledChannels []string `protobuf:"bytes,7,rep,name=disabled_channels,json=disabledChannels,proto3" json:"disabled_channels,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Policy) Reset() {
@@ -721,6 +819,13 @@ func (x *Policy) GetQos() uint32 {
 		return *x.Qos
 	}
 	return 0
+}
+
+func (x *Policy) GetDisabledChannels() []string {
+	if x != nil {
+		return x.DisabledChannels
+	}
+	return nil
 }
 
 type PushResponse struct {
@@ -1814,8 +1919,11 @@ func (*PushBatchResponse_Result_Error) isPushBatchResponse_Result_Outcome() {}
 type Delivery_Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `halley`, or the vendor channel's name.
-	Channel       string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Channel string                   `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	At      *timestamppb.Timestamp   `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Outcome Delivery_Attempt_Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=halley.push.v1.Delivery_Attempt_Outcome" json:"outcome,omitempty"`
+	// The vendor's own code, of pushes to devices and users.
+	Code          string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1862,6 +1970,20 @@ func (x *Delivery_Attempt) GetAt() *timestamppb.Timestamp {
 		return x.At
 	}
 	return nil
+}
+
+func (x *Delivery_Attempt) GetOutcome() Delivery_Attempt_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Delivery_Attempt_OUTCOME_UNSPECIFIED
+}
+
+func (x *Delivery_Attempt) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
 }
 
 // When each step was taken, by the database's clock; to the minute for audience pushes.
@@ -1990,14 +2112,16 @@ const file_halley_push_v1_push_proto_rawDesc = "" +
 	"\x03ALL\x10\x01\x12\x10\n" +
 	"\fLATEST_BOUND\x10\x02\x1a\x05\n" +
 	"\x03AllB\x0f\n" +
-	"\x06target\x12\x05\xbaH\x02\b\x01\"\x80\x04\n" +
+	"\x06target\x12\x05\xbaH\x02\b\x01\"\x85\x05\n" +
 	"\x06Policy\x12;\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\x03ttl\x12E\n" +
 	"\bpriority\x18\x02 \x01(\x0e2\x1f.halley.push.v1.Policy.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12*\n" +
 	"\fcollapse_key\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\vcollapseKey\x121\n" +
 	"\x0fidempotency_key\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x0eidempotencyKey\x12B\n" +
 	"\achannel\x18\x05 \x01(\x0e2\x1e.halley.push.v1.Policy.ChannelB\b\xbaH\x05\x82\x01\x02\x10\x01R\achannel\x12\x1e\n" +
-	"\x03qos\x18\x06 \x01(\rB\a\xbaH\x04*\x02\x18\x01H\x00R\x03qos\x88\x01\x01\"C\n" +
+	"\x03qos\x18\x06 \x01(\rB\a\xbaH\x04*\x02\x18\x01H\x00R\x03qos\x88\x01\x01\x12\x82\x01\n" +
+	"\x11disabled_channels\x18\a \x03(\tBU\xbaHR\x92\x01O\x10\n" +
+	"\x18\x01\"IrGR\x04apnsR\x03fcmR\x06huaweiR\aharmonyR\x05honorR\x06xiaomiR\x04oppoR\x04vivoR\x05meizuR\awebpushR\x10disabledChannels\"C\n" +
 	"\bPriority\x12\x18\n" +
 	"\x14PRIORITY_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03LOW\x10\x01\x12\n" +
@@ -2078,7 +2202,8 @@ const file_halley_push_v1_push_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"j\n" +
 	"\x12ListPushesResponse\x12,\n" +
 	"\x06pushes\x18\x01 \x03(\v2\x14.halley.push.v1.PushR\x06pushes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x99\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf2\n" +
+	"\n" +
 	"\bDelivery\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x124\n" +
@@ -2086,10 +2211,22 @@ const file_halley_push_v1_push_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\x0e2\x1f.halley.push.v1.Delivery.ReasonR\x06reason\x12\x18\n" +
 	"\achannel\x18\x05 \x01(\tR\achannel\x12<\n" +
 	"\battempts\x18\x06 \x03(\v2 .halley.push.v1.Delivery.AttemptR\battempts\x124\n" +
-	"\x05times\x18\a \x01(\v2\x1e.halley.push.v1.Delivery.TimesR\x05times\x1aO\n" +
+	"\x05times\x18\a \x01(\v2\x1e.halley.push.v1.Delivery.TimesR\x05times\x1a\xb8\x02\n" +
 	"\aAttempt\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12*\n" +
-	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x1a\xc1\x02\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12B\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2(.halley.push.v1.Delivery.Attempt.OutcomeR\aoutcome\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\"\x8e\x01\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bACCEPTED\x10\x01\x12\x0e\n" +
+	"\n" +
+	"TOKEN_GONE\x10\x02\x12\f\n" +
+	"\bREJECTED\x10\x03\x12\x12\n" +
+	"\x0eCREDENTIAL_BAD\x10\x04\x12\x0f\n" +
+	"\vQUOTA_SPENT\x10\x05\x12\v\n" +
+	"\aEXPIRED\x10\x06\x12\f\n" +
+	"\bGIVEN_UP\x10\a\x1a\xc1\x02\n" +
 	"\x05Times\x12.\n" +
 	"\x04sent\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x124\n" +
 	"\aarrived\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aarrived\x120\n" +
@@ -2111,7 +2248,7 @@ const file_halley_push_v1_push_proto_rawDesc = "" +
 	"\aEVICTED\x10\t\x12\r\n" +
 	"\tCOLLAPSED\x10\n" +
 	"\x12\v\n" +
-	"\aREVOKED\x10\v\"\xa0\x01\n" +
+	"\aREVOKED\x10\v\"\x8f\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tNO_DEVICE\x10\x01\x12\x12\n" +
@@ -2123,7 +2260,16 @@ const file_halley_push_v1_push_proto_rawDesc = "" +
 	"NEWER_PUSH\x10\x06\x12\f\n" +
 	"\bTTL_OVER\x10\a\x12\x0e\n" +
 	"\n" +
-	"NOT_ONLINE\x10\b\"\xa8\x02\n" +
+	"NOT_ONLINE\x10\b\x12\x0e\n" +
+	"\n" +
+	"NO_CHANNEL\x10\t\x12\x0e\n" +
+	"\n" +
+	"TOKEN_GONE\x10\n" +
+	"\x12\x13\n" +
+	"\x0fVENDOR_REJECTED\x10\v\x12\x12\n" +
+	"\x0eCREDENTIAL_BAD\x10\f\x12\x0f\n" +
+	"\vQUOTA_SPENT\x10\r\x12\x13\n" +
+	"\x0fVENDOR_GIVEN_UP\x10\x0e\"\xa8\x02\n" +
 	"\x15ListDeliveriesRequest\x126\n" +
 	"\x03app\x18\x01 \x01(\tB$\xe0A\x02\xbaH\x1er\x1c2\x1a^[a-z0-9][a-z0-9_-]{0,31}$R\x03app\x12$\n" +
 	"\apush_id\x18\x02 \x01(\tB\v\xe0A\x02\xbaH\x05r\x03\xb0\x01\x01R\x06pushId\x12\x1f\n" +
@@ -2159,7 +2305,7 @@ func file_halley_push_v1_push_proto_rawDescGZIP() []byte {
 	return file_halley_push_v1_push_proto_rawDescData
 }
 
-var file_halley_push_v1_push_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_halley_push_v1_push_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_halley_push_v1_push_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_halley_push_v1_push_proto_goTypes = []any{
 	(Audience_Users_Devices)(0),      // 0: halley.push.v1.Audience.Users.Devices
@@ -2168,96 +2314,98 @@ var file_halley_push_v1_push_proto_goTypes = []any{
 	(Push_State)(0),                  // 3: halley.push.v1.Push.State
 	(Delivery_State)(0),              // 4: halley.push.v1.Delivery.State
 	(Delivery_Reason)(0),             // 5: halley.push.v1.Delivery.Reason
-	(*PushRequest)(nil),              // 6: halley.push.v1.PushRequest
-	(*Audience)(nil),                 // 7: halley.push.v1.Audience
-	(*Policy)(nil),                   // 8: halley.push.v1.Policy
-	(*PushResponse)(nil),             // 9: halley.push.v1.PushResponse
-	(*PushBatchRequest)(nil),         // 10: halley.push.v1.PushBatchRequest
-	(*PushBatchResponse)(nil),        // 11: halley.push.v1.PushBatchResponse
-	(*Push)(nil),                     // 12: halley.push.v1.Push
-	(*Counts)(nil),                   // 13: halley.push.v1.Counts
-	(*GetPushRequest)(nil),           // 14: halley.push.v1.GetPushRequest
-	(*GetPushResponse)(nil),          // 15: halley.push.v1.GetPushResponse
-	(*ListPushesRequest)(nil),        // 16: halley.push.v1.ListPushesRequest
-	(*ListPushesResponse)(nil),       // 17: halley.push.v1.ListPushesResponse
-	(*Delivery)(nil),                 // 18: halley.push.v1.Delivery
-	(*ListDeliveriesRequest)(nil),    // 19: halley.push.v1.ListDeliveriesRequest
-	(*ListDeliveriesResponse)(nil),   // 20: halley.push.v1.ListDeliveriesResponse
-	nil,                              // 21: halley.push.v1.PushRequest.DataEntry
-	nil,                              // 22: halley.push.v1.PushRequest.OverridesEntry
-	(*Audience_Devices)(nil),         // 23: halley.push.v1.Audience.Devices
-	(*Audience_Users)(nil),           // 24: halley.push.v1.Audience.Users
-	(*Audience_All)(nil),             // 25: halley.push.v1.Audience.All
-	(*PushBatchResponse_Result)(nil), // 26: halley.push.v1.PushBatchResponse.Result
-	nil,                              // 27: halley.push.v1.Push.DataEntry
-	nil,                              // 28: halley.push.v1.Push.OverridesEntry
-	(*Delivery_Attempt)(nil),         // 29: halley.push.v1.Delivery.Attempt
-	(*Delivery_Times)(nil),           // 30: halley.push.v1.Delivery.Times
-	(*Notification)(nil),             // 31: halley.push.v1.Notification
-	(*durationpb.Duration)(nil),      // 32: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 33: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),          // 34: google.protobuf.Struct
-	(*status.Status)(nil),            // 35: google.rpc.Status
+	(Delivery_Attempt_Outcome)(0),    // 6: halley.push.v1.Delivery.Attempt.Outcome
+	(*PushRequest)(nil),              // 7: halley.push.v1.PushRequest
+	(*Audience)(nil),                 // 8: halley.push.v1.Audience
+	(*Policy)(nil),                   // 9: halley.push.v1.Policy
+	(*PushResponse)(nil),             // 10: halley.push.v1.PushResponse
+	(*PushBatchRequest)(nil),         // 11: halley.push.v1.PushBatchRequest
+	(*PushBatchResponse)(nil),        // 12: halley.push.v1.PushBatchResponse
+	(*Push)(nil),                     // 13: halley.push.v1.Push
+	(*Counts)(nil),                   // 14: halley.push.v1.Counts
+	(*GetPushRequest)(nil),           // 15: halley.push.v1.GetPushRequest
+	(*GetPushResponse)(nil),          // 16: halley.push.v1.GetPushResponse
+	(*ListPushesRequest)(nil),        // 17: halley.push.v1.ListPushesRequest
+	(*ListPushesResponse)(nil),       // 18: halley.push.v1.ListPushesResponse
+	(*Delivery)(nil),                 // 19: halley.push.v1.Delivery
+	(*ListDeliveriesRequest)(nil),    // 20: halley.push.v1.ListDeliveriesRequest
+	(*ListDeliveriesResponse)(nil),   // 21: halley.push.v1.ListDeliveriesResponse
+	nil,                              // 22: halley.push.v1.PushRequest.DataEntry
+	nil,                              // 23: halley.push.v1.PushRequest.OverridesEntry
+	(*Audience_Devices)(nil),         // 24: halley.push.v1.Audience.Devices
+	(*Audience_Users)(nil),           // 25: halley.push.v1.Audience.Users
+	(*Audience_All)(nil),             // 26: halley.push.v1.Audience.All
+	(*PushBatchResponse_Result)(nil), // 27: halley.push.v1.PushBatchResponse.Result
+	nil,                              // 28: halley.push.v1.Push.DataEntry
+	nil,                              // 29: halley.push.v1.Push.OverridesEntry
+	(*Delivery_Attempt)(nil),         // 30: halley.push.v1.Delivery.Attempt
+	(*Delivery_Times)(nil),           // 31: halley.push.v1.Delivery.Times
+	(*Notification)(nil),             // 32: halley.push.v1.Notification
+	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 34: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),          // 35: google.protobuf.Struct
+	(*status.Status)(nil),            // 36: google.rpc.Status
 }
 var file_halley_push_v1_push_proto_depIdxs = []int32{
-	7,  // 0: halley.push.v1.PushRequest.audience:type_name -> halley.push.v1.Audience
-	31, // 1: halley.push.v1.PushRequest.notification:type_name -> halley.push.v1.Notification
-	21, // 2: halley.push.v1.PushRequest.data:type_name -> halley.push.v1.PushRequest.DataEntry
-	22, // 3: halley.push.v1.PushRequest.overrides:type_name -> halley.push.v1.PushRequest.OverridesEntry
-	8,  // 4: halley.push.v1.PushRequest.policy:type_name -> halley.push.v1.Policy
-	23, // 5: halley.push.v1.Audience.devices:type_name -> halley.push.v1.Audience.Devices
-	24, // 6: halley.push.v1.Audience.users:type_name -> halley.push.v1.Audience.Users
-	25, // 7: halley.push.v1.Audience.all:type_name -> halley.push.v1.Audience.All
-	32, // 8: halley.push.v1.Policy.ttl:type_name -> google.protobuf.Duration
+	8,  // 0: halley.push.v1.PushRequest.audience:type_name -> halley.push.v1.Audience
+	32, // 1: halley.push.v1.PushRequest.notification:type_name -> halley.push.v1.Notification
+	22, // 2: halley.push.v1.PushRequest.data:type_name -> halley.push.v1.PushRequest.DataEntry
+	23, // 3: halley.push.v1.PushRequest.overrides:type_name -> halley.push.v1.PushRequest.OverridesEntry
+	9,  // 4: halley.push.v1.PushRequest.policy:type_name -> halley.push.v1.Policy
+	24, // 5: halley.push.v1.Audience.devices:type_name -> halley.push.v1.Audience.Devices
+	25, // 6: halley.push.v1.Audience.users:type_name -> halley.push.v1.Audience.Users
+	26, // 7: halley.push.v1.Audience.all:type_name -> halley.push.v1.Audience.All
+	33, // 8: halley.push.v1.Policy.ttl:type_name -> google.protobuf.Duration
 	1,  // 9: halley.push.v1.Policy.priority:type_name -> halley.push.v1.Policy.Priority
 	2,  // 10: halley.push.v1.Policy.channel:type_name -> halley.push.v1.Policy.Channel
 	3,  // 11: halley.push.v1.PushResponse.state:type_name -> halley.push.v1.Push.State
-	6,  // 12: halley.push.v1.PushBatchRequest.pushes:type_name -> halley.push.v1.PushRequest
-	26, // 13: halley.push.v1.PushBatchResponse.results:type_name -> halley.push.v1.PushBatchResponse.Result
+	7,  // 12: halley.push.v1.PushBatchRequest.pushes:type_name -> halley.push.v1.PushRequest
+	27, // 13: halley.push.v1.PushBatchResponse.results:type_name -> halley.push.v1.PushBatchResponse.Result
 	3,  // 14: halley.push.v1.Push.state:type_name -> halley.push.v1.Push.State
-	13, // 15: halley.push.v1.Push.counts:type_name -> halley.push.v1.Counts
-	7,  // 16: halley.push.v1.Push.audience:type_name -> halley.push.v1.Audience
-	31, // 17: halley.push.v1.Push.notification:type_name -> halley.push.v1.Notification
-	27, // 18: halley.push.v1.Push.data:type_name -> halley.push.v1.Push.DataEntry
-	28, // 19: halley.push.v1.Push.overrides:type_name -> halley.push.v1.Push.OverridesEntry
-	8,  // 20: halley.push.v1.Push.policy:type_name -> halley.push.v1.Policy
-	33, // 21: halley.push.v1.Push.created_at:type_name -> google.protobuf.Timestamp
-	33, // 22: halley.push.v1.Push.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 23: halley.push.v1.GetPushResponse.push:type_name -> halley.push.v1.Push
-	12, // 24: halley.push.v1.ListPushesResponse.pushes:type_name -> halley.push.v1.Push
+	14, // 15: halley.push.v1.Push.counts:type_name -> halley.push.v1.Counts
+	8,  // 16: halley.push.v1.Push.audience:type_name -> halley.push.v1.Audience
+	32, // 17: halley.push.v1.Push.notification:type_name -> halley.push.v1.Notification
+	28, // 18: halley.push.v1.Push.data:type_name -> halley.push.v1.Push.DataEntry
+	29, // 19: halley.push.v1.Push.overrides:type_name -> halley.push.v1.Push.OverridesEntry
+	9,  // 20: halley.push.v1.Push.policy:type_name -> halley.push.v1.Policy
+	34, // 21: halley.push.v1.Push.created_at:type_name -> google.protobuf.Timestamp
+	34, // 22: halley.push.v1.Push.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 23: halley.push.v1.GetPushResponse.push:type_name -> halley.push.v1.Push
+	13, // 24: halley.push.v1.ListPushesResponse.pushes:type_name -> halley.push.v1.Push
 	4,  // 25: halley.push.v1.Delivery.state:type_name -> halley.push.v1.Delivery.State
 	5,  // 26: halley.push.v1.Delivery.reason:type_name -> halley.push.v1.Delivery.Reason
-	29, // 27: halley.push.v1.Delivery.attempts:type_name -> halley.push.v1.Delivery.Attempt
-	30, // 28: halley.push.v1.Delivery.times:type_name -> halley.push.v1.Delivery.Times
+	30, // 27: halley.push.v1.Delivery.attempts:type_name -> halley.push.v1.Delivery.Attempt
+	31, // 28: halley.push.v1.Delivery.times:type_name -> halley.push.v1.Delivery.Times
 	4,  // 29: halley.push.v1.ListDeliveriesRequest.state:type_name -> halley.push.v1.Delivery.State
-	18, // 30: halley.push.v1.ListDeliveriesResponse.deliveries:type_name -> halley.push.v1.Delivery
-	34, // 31: halley.push.v1.PushRequest.OverridesEntry.value:type_name -> google.protobuf.Struct
+	19, // 30: halley.push.v1.ListDeliveriesResponse.deliveries:type_name -> halley.push.v1.Delivery
+	35, // 31: halley.push.v1.PushRequest.OverridesEntry.value:type_name -> google.protobuf.Struct
 	0,  // 32: halley.push.v1.Audience.Users.devices:type_name -> halley.push.v1.Audience.Users.Devices
-	9,  // 33: halley.push.v1.PushBatchResponse.Result.accepted:type_name -> halley.push.v1.PushResponse
-	35, // 34: halley.push.v1.PushBatchResponse.Result.error:type_name -> google.rpc.Status
-	34, // 35: halley.push.v1.Push.OverridesEntry.value:type_name -> google.protobuf.Struct
-	33, // 36: halley.push.v1.Delivery.Attempt.at:type_name -> google.protobuf.Timestamp
-	33, // 37: halley.push.v1.Delivery.Times.sent:type_name -> google.protobuf.Timestamp
-	33, // 38: halley.push.v1.Delivery.Times.arrived:type_name -> google.protobuf.Timestamp
-	33, // 39: halley.push.v1.Delivery.Times.shown:type_name -> google.protobuf.Timestamp
-	33, // 40: halley.push.v1.Delivery.Times.clicked:type_name -> google.protobuf.Timestamp
-	33, // 41: halley.push.v1.Delivery.Times.dismissed:type_name -> google.protobuf.Timestamp
-	33, // 42: halley.push.v1.Delivery.Times.ended:type_name -> google.protobuf.Timestamp
-	6,  // 43: halley.push.v1.PushService.Push:input_type -> halley.push.v1.PushRequest
-	10, // 44: halley.push.v1.PushService.PushBatch:input_type -> halley.push.v1.PushBatchRequest
-	14, // 45: halley.push.v1.PushService.GetPush:input_type -> halley.push.v1.GetPushRequest
-	16, // 46: halley.push.v1.PushService.ListPushes:input_type -> halley.push.v1.ListPushesRequest
-	19, // 47: halley.push.v1.PushService.ListDeliveries:input_type -> halley.push.v1.ListDeliveriesRequest
-	9,  // 48: halley.push.v1.PushService.Push:output_type -> halley.push.v1.PushResponse
-	11, // 49: halley.push.v1.PushService.PushBatch:output_type -> halley.push.v1.PushBatchResponse
-	15, // 50: halley.push.v1.PushService.GetPush:output_type -> halley.push.v1.GetPushResponse
-	17, // 51: halley.push.v1.PushService.ListPushes:output_type -> halley.push.v1.ListPushesResponse
-	20, // 52: halley.push.v1.PushService.ListDeliveries:output_type -> halley.push.v1.ListDeliveriesResponse
-	48, // [48:53] is the sub-list for method output_type
-	43, // [43:48] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	10, // 33: halley.push.v1.PushBatchResponse.Result.accepted:type_name -> halley.push.v1.PushResponse
+	36, // 34: halley.push.v1.PushBatchResponse.Result.error:type_name -> google.rpc.Status
+	35, // 35: halley.push.v1.Push.OverridesEntry.value:type_name -> google.protobuf.Struct
+	34, // 36: halley.push.v1.Delivery.Attempt.at:type_name -> google.protobuf.Timestamp
+	6,  // 37: halley.push.v1.Delivery.Attempt.outcome:type_name -> halley.push.v1.Delivery.Attempt.Outcome
+	34, // 38: halley.push.v1.Delivery.Times.sent:type_name -> google.protobuf.Timestamp
+	34, // 39: halley.push.v1.Delivery.Times.arrived:type_name -> google.protobuf.Timestamp
+	34, // 40: halley.push.v1.Delivery.Times.shown:type_name -> google.protobuf.Timestamp
+	34, // 41: halley.push.v1.Delivery.Times.clicked:type_name -> google.protobuf.Timestamp
+	34, // 42: halley.push.v1.Delivery.Times.dismissed:type_name -> google.protobuf.Timestamp
+	34, // 43: halley.push.v1.Delivery.Times.ended:type_name -> google.protobuf.Timestamp
+	7,  // 44: halley.push.v1.PushService.Push:input_type -> halley.push.v1.PushRequest
+	11, // 45: halley.push.v1.PushService.PushBatch:input_type -> halley.push.v1.PushBatchRequest
+	15, // 46: halley.push.v1.PushService.GetPush:input_type -> halley.push.v1.GetPushRequest
+	17, // 47: halley.push.v1.PushService.ListPushes:input_type -> halley.push.v1.ListPushesRequest
+	20, // 48: halley.push.v1.PushService.ListDeliveries:input_type -> halley.push.v1.ListDeliveriesRequest
+	10, // 49: halley.push.v1.PushService.Push:output_type -> halley.push.v1.PushResponse
+	12, // 50: halley.push.v1.PushService.PushBatch:output_type -> halley.push.v1.PushBatchResponse
+	16, // 51: halley.push.v1.PushService.GetPush:output_type -> halley.push.v1.GetPushResponse
+	18, // 52: halley.push.v1.PushService.ListPushes:output_type -> halley.push.v1.ListPushesResponse
+	21, // 53: halley.push.v1.PushService.ListDeliveries:output_type -> halley.push.v1.ListDeliveriesResponse
+	49, // [49:54] is the sub-list for method output_type
+	44, // [44:49] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_halley_push_v1_push_proto_init() }
@@ -2283,7 +2431,7 @@ func file_halley_push_v1_push_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_push_v1_push_proto_rawDesc), len(file_halley_push_v1_push_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,

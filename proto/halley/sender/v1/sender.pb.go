@@ -305,7 +305,7 @@ func (x *WatchCredentialsRequest) GetChannel() string {
 
 type WatchCredentialsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The numbers of the apps whose credential changed.
+	// The numbers of the apps whose credential, or settings that go with it, changed. Empty: any may have.
 	Apps          []uint32 `protobuf:"varint,1,rep,packed,name=apps,proto3" json:"apps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -371,7 +371,9 @@ type Job struct {
 	// Not more than the vendor's batch size, or 500 for a vendor without batches.
 	Targets []*Target `protobuf:"bytes,11,rep,name=targets,proto3" json:"targets,omitempty"`
 	// W3C traceparent of the accepting call.
-	Trace         string `protobuf:"bytes,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace string `protobuf:"bytes,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	// Names the job in pushcore's books; its reports carry it, and so do messages that try it again.
+	Job           uint64 `protobuf:"varint,13,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +490,13 @@ func (x *Job) GetTrace() string {
 		return x.Trace
 	}
 	return ""
+}
+
+func (x *Job) GetJob() uint64 {
+	if x != nil {
+		return x.Job
+	}
+	return 0
 }
 
 // What is to be sent, as the business server said it.
@@ -773,7 +782,9 @@ type Report struct {
 	Channel  string    `protobuf:"bytes,5,opt,name=channel,proto3" json:"channel,omitempty"`
 	Results  []*Result `protobuf:"bytes,6,rep,name=results,proto3" json:"results,omitempty"`
 	// How many attempts the results took.
-	Attempts      uint32 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts uint32 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// The job that the results are of; 0 for receipts.
+	Job           uint64 `protobuf:"varint,8,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -853,6 +864,13 @@ func (x *Report) GetResults() []*Result {
 func (x *Report) GetAttempts() uint32 {
 	if x != nil {
 		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Report) GetJob() uint64 {
+	if x != nil {
+		return x.Job
 	}
 	return 0
 }
@@ -995,7 +1013,7 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\x17WatchCredentialsRequest\x12#\n" +
 	"\achannel\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x10R\achannel\".\n" +
 	"\x18WatchCredentialsResponse\x12\x12\n" +
-	"\x04apps\x18\x01 \x03(\rR\x04apps\"\xa4\x03\n" +
+	"\x04apps\x18\x01 \x03(\rR\x04apps\"\xb6\x03\n" +
 	"\x03Job\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\x12\x15\n" +
 	"\x06app_id\x18\x02 \x01(\tR\x05appId\x12\x17\n" +
@@ -1011,7 +1029,8 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\battempts\x18\n" +
 	" \x01(\rR\battempts\x122\n" +
 	"\atargets\x18\v \x03(\v2\x18.halley.sender.v1.TargetR\atargets\x12\x14\n" +
-	"\x05trace\x18\f \x01(\tR\x05trace\"\xa1\x03\n" +
+	"\x05trace\x18\f \x01(\tR\x05trace\x12\x10\n" +
+	"\x03job\x18\r \x01(\x04R\x03job\"\xa1\x03\n" +
 	"\aContent\x12@\n" +
 	"\fnotification\x18\x01 \x01(\v2\x1c.halley.push.v1.NotificationR\fnotification\x127\n" +
 	"\x04data\x18\x02 \x03(\v2#.halley.sender.v1.Content.DataEntryR\x04data\x12\x18\n" +
@@ -1040,7 +1059,7 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\tvendor_id\x18\x05 \x01(\tR\bvendorId\x123\n" +
 	"\agone_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06goneAtB\n" +
 	"\n" +
-	"\b_ordinal\"\xcf\x01\n" +
+	"\b_ordinal\"\xe1\x01\n" +
 	"\x06Report\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\x12\x17\n" +
 	"\apush_id\x18\x02 \x01(\fR\x06pushId\x12\x14\n" +
@@ -1048,7 +1067,8 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\baudience\x18\x04 \x01(\bR\baudience\x12\x18\n" +
 	"\achannel\x18\x05 \x01(\tR\achannel\x122\n" +
 	"\aresults\x18\x06 \x03(\v2\x18.halley.sender.v1.ResultR\aresults\x12\x1a\n" +
-	"\battempts\x18\a \x01(\rR\battempts\"\x19\n" +
+	"\battempts\x18\a \x01(\rR\battempts\x12\x10\n" +
+	"\x03job\x18\b \x01(\x04R\x03job\"\x19\n" +
 	"\x05Check\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\"\x84\x01\n" +
 	"\aChecked\x12\x14\n" +

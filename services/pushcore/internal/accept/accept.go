@@ -52,6 +52,12 @@ type Waker interface {
 	Wake(ctx context.Context, app uint32, push uuid.UUID, slices int)
 }
 
+// Vendors knows when a push is due for vendors' channels.
+type Vendors interface {
+	// ClaimAfter returns how long after its acceptance a push that is not confirmed is a vendor's; nil: it never is.
+	ClaimAfter(ctx context.Context, app uint32, r *pushv1.PushRequest) (*time.Duration, error)
+}
+
 // Accepter accepts pushes.
 type Accepter struct {
 	db      *storage.DB
@@ -59,6 +65,7 @@ type Accepter struct {
 	pushes  *message.Store
 	deliver Deliverer
 	waker   Waker
+	vendors Vendors
 	log     *slog.Logger
 	refused prometheus.Counter
 	direct  *batch.Batcher[*job]
@@ -69,10 +76,10 @@ type Accepter struct {
 // New returns an accepter. background ends with the process; refused counts the pushes that found too many others waiting.
 func New(
 	background context.Context, db *storage.DB, users *registry.Users, pushes *message.Store, deliver Deliverer, waker Waker,
-	refused prometheus.Counter, log *slog.Logger,
+	vendors Vendors, refused prometheus.Counter, log *slog.Logger,
 ) *Accepter {
 	a := &Accepter{
-		db: db, users: users, pushes: pushes, deliver: deliver, waker: waker, refused: refused, log: log,
+		db: db, users: users, pushes: pushes, deliver: deliver, waker: waker, vendors: vendors, refused: refused, log: log,
 		background: background,
 	}
 	a.direct = batch.New(committers, maxBatch, maxWaiting, a.acceptBatch)
@@ -86,6 +93,8 @@ type job struct {
 	hash    [32]byte
 	id      uuid.UUID
 	trace   string
+	// claimAfter is when the vendor way opens; nil: not by time.
+	claimAfter *time.Duration
 
 	devices []uint64 // of a push to devices
 	targets []target // resolved; of a push to devices only those that exist
@@ -115,6 +124,10 @@ func (a *Accepter) Push(ctx context.Context, app *registry.App, r *pushv1.PushRe
 	}
 	j := &job{app: app, request: proto.CloneOf(r), hash: message.Hash(r), id: id, trace: trace}
 	j.request.App = app.ID
+	j.applyDefaults()
+	if j.claimAfter, err = a.vendors.ClaimAfter(ctx, app.No, j.request); err != nil {
+		return uuid.Nil, fmt.Errorf("accept push: %w", err)
+	}
 	if r.GetAudience().GetAll() != nil {
 		err = a.acceptAudience(ctx, j)
 	} else {
@@ -131,6 +144,19 @@ func (a *Accepter) Push(ctx context.Context, app *registry.App, r *pushv1.PushRe
 		return uuid.Nil, fmt.Errorf("accept push: %w", err)
 	}
 	return j.result, nil
+}
+
+// applyDefaults writes the app's own default into the push, where it differs from everybody's: a later change of the setting
+// does not reach pushes that were accepted before.
+func (j *job) applyDefaults() {
+	way := j.app.Settings.GetChannel()
+	if way == pushv1.Policy_OWN_FIRST || j.request.GetPolicy().GetChannel() != pushv1.Policy_CHANNEL_UNSPECIFIED {
+		return
+	}
+	if j.request.Policy == nil {
+		j.request.Policy = &pushv1.Policy{}
+	}
+	j.request.Policy.Channel = way
 }
 
 // readTokens fills devices with the ordinals of the request's tokens, each once. Tokens that are none of the app's are

@@ -70,10 +70,10 @@ func insertAudience(ctx context.Context, tx pgx.Tx, j *job) (int, error) {
 	b := &pgx.Batch{}
 	b.Queue(`
 		INSERT INTO push (push_id, app_no, request, notification, qos, collapse_key, created_at, expires_at, online_only,
-			buckets, slices, trace)
-		VALUES ($1, $2, $3, $4, $5, $6, now(), now() + $7::interval, $8, '{}', $9, $10)`,
+			buckets, slices, trace, policy, claim_after)
+		VALUES ($1, $2, $3, $4, $5, $6, now(), now() + $7::interval, $8, '{}', $9, $10, $11, $12)`,
 		j.id, app, encoded, j.request.GetNotification() != nil, int16(message.QoS(j.request)), key, kept,
-		message.OnlineOnly(j.request), count, j.trace)
+		message.OnlineOnly(j.request), count, j.trace, int16(message.Way(j.request)), j.claimAfter)
 	b.Queue("INSERT INTO audience_push (push_id, app_no, collapse_key, expires_at) VALUES ($1, $2, $3, now() + $4::interval)",
 		j.id, app, key, kept)
 	queueSlices(b, j.app.No, j.id, count)

@@ -154,12 +154,12 @@ func insert(ctx context.Context, tx pgx.Tx, all []*job) (now time.Time, err erro
 
 const insertPushes = `
 	INSERT INTO push (push_id, app_no, request, notification, qos, collapse_key, created_at, expires_at, online_only, buckets,
-		slices, trace)
+		slices, trace, policy, claim_after)
 	SELECT push_id, app_no, request, notification, qos, collapse_key, now(), now() + kept, online_only, buckets::smallint[],
-		0, trace
+		0, trace, policy, claim_after
 	FROM unnest($1::uuid[], $2::integer[], $3::bytea[], $4::boolean[], $5::smallint[], $6::text[], $7::interval[],
-		$8::boolean[], $9::text[], $10::text[])
-		AS i (push_id, app_no, request, notification, qos, collapse_key, kept, online_only, buckets, trace)`
+		$8::boolean[], $9::text[], $10::text[], $11::smallint[], $12::interval[])
+		AS i (push_id, app_no, request, notification, qos, collapse_key, kept, online_only, buckets, trace, policy, claim_after)`
 
 func queuePushes(b *pgx.Batch, all []*job) error {
 	n := len(all)
@@ -167,6 +167,7 @@ func queuePushes(b *pgx.Batch, all []*job) error {
 	shown, qos, keys := make([]bool, n), make([]int16, n), make([]string, n)
 	kept, online := make([]time.Duration, n), make([]bool, n)
 	buckets, traces := make([]string, n), make([]string, n) // unnest would flatten arrays of arrays
+	ways, after := make([]int16, n), make([]*time.Duration, n)
 	for i, j := range all {
 		encoded, err := message.Encode(j.request)
 		if err != nil {
@@ -178,8 +179,9 @@ func queuePushes(b *pgx.Batch, all []*job) error {
 		keys[i] = j.request.GetPolicy().GetCollapseKey()
 		kept[i], online[i] = message.KeptFor(j.request), message.OnlineOnly(j.request)
 		buckets[i], traces[i] = arrayLiteral(j.buckets), j.trace
+		ways[i], after[i] = int16(message.Way(j.request)), j.claimAfter
 	}
-	b.Queue(insertPushes, ids, apps, requests, shown, qos, keys, kept, online, buckets, traces)
+	b.Queue(insertPushes, ids, apps, requests, shown, qos, keys, kept, online, buckets, traces, ways, after)
 	return nil
 }
 
@@ -205,6 +207,8 @@ type inboxRows struct {
 	keys     []string
 	users    []*string
 	epochs   []*int64
+	ways     []int16
+	after    []*time.Duration
 }
 
 func newInboxRows(all []*job) *inboxRows {
@@ -234,6 +238,7 @@ func newInboxRows(all []*job) *inboxRows {
 		r.kept = append(r.kept, message.KeptFor(j.request))
 		r.shown = append(r.shown, j.request.GetNotification() != nil)
 		r.keys = append(r.keys, j.request.GetPolicy().GetCollapseKey())
+		r.ways, r.after = append(r.ways, int16(message.Way(j.request))), append(r.after, j.claimAfter)
 		if t.user == "" {
 			r.users, r.epochs = append(r.users, nil), append(r.epochs, nil)
 		} else {
@@ -245,14 +250,17 @@ func newInboxRows(all []*job) *inboxRows {
 
 func (r *inboxRows) queue(b *pgx.Batch) {
 	b.Queue(`
-		INSERT INTO inbox (bucket, app_no, ordinal, push_id, expires_at, next_try, notification, collapse_key, user_id, bind_epoch)
-		SELECT bucket, app_no, ordinal, push_id, now() + kept, now() + least(kept, $10), shown, collapse_key, user_id, bind_epoch
+		INSERT INTO inbox (bucket, app_no, ordinal, push_id, expires_at, next_try, notification, collapse_key, user_id, bind_epoch,
+			policy, claim_at)
+		SELECT bucket, app_no, ordinal, push_id, now() + kept, now() + least(kept, $10, after), shown, collapse_key, user_id,
+			bind_epoch, policy, now() + after
 		FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::uuid[], $5::interval[], $6::boolean[], $7::text[],
-			$8::text[], $9::bigint[])
-			AS i (bucket, app_no, ordinal, push_id, kept, shown, collapse_key, user_id, bind_epoch)
+			$8::text[], $9::bigint[], $11::smallint[], $12::interval[])
+			AS i (bucket, app_no, ordinal, push_id, kept, shown, collapse_key, user_id, bind_epoch, policy, after)
 		WHERE EXISTS (SELECT FROM device d
 			WHERE d.bucket = i.bucket AND d.app_no = i.app_no AND d.ordinal = i.ordinal AND d.state <> 3)`,
-		r.buckets, r.apps, r.ordinals, r.pushes, r.kept, r.shown, r.keys, r.users, r.epochs, firstTry)
+		r.buckets, r.apps, r.ordinals, r.pushes, r.kept, r.shown, r.keys, r.users, r.epochs, firstTry,
+		r.ways, r.after)
 }
 
 // queueUsers queues what is kept per user, and reports whether there is any.

@@ -24,15 +24,26 @@ type Admin struct {
 	apps    *registry.Apps
 	keys    *registry.Keys
 	conn    *nats.Conn
+	asker   Asker
 	cursors cursors
 	log     *slog.Logger
+
+	channels  *registry.Channels
+	tokens    *registry.VoidTokens
+	devices   *registry.Devices
+	publicURL string
 }
 
-// NewAdmin returns the admin service. It tells other processes of changes over conn.
+// NewAdmin returns the admin service. It tells other processes of changes over conn, and asks senders over it. publicURL is
+// where vendors reach the receipts' address, without a slash at its end.
 func NewAdmin(
-	apps *registry.Apps, keys *registry.Keys, conn *nats.Conn, ring *keyring.Ring, log *slog.Logger,
+	apps *registry.Apps, keys *registry.Keys, channels *registry.Channels, tokens *registry.VoidTokens, devices *registry.Devices, publicURL string,
+	conn *nats.Conn, ring *keyring.Ring, log *slog.Logger,
 ) *Admin {
-	return &Admin{apps: apps, keys: keys, conn: conn, cursors: cursors{ring}, log: log}
+	return &Admin{
+		apps: apps, keys: keys, conn: conn, asker: conn, cursors: cursors{ring}, log: log, channels: channels,
+		tokens: tokens, devices: devices, publicURL: publicURL,
+	}
 }
 
 // changed tells every process to forget what it knows of an app. Caches also expire by themselves.

@@ -80,13 +80,20 @@ func showDevice(d *registry.Device) *pushv1.Device {
 		shown.LastSeenAt = timestamppb.New(*d.LastSeen)
 	}
 	for _, c := range d.Channels {
-		shown.ChannelTokens = append(shown.ChannelTokens, &pushv1.Device_ChannelToken{
-			Channel: c.Channel, TokenSuffix: c.Token[max(0, len(c.Token)-6):], AppPackage: c.AppPackage,
+		token := &pushv1.Device_ChannelToken{
+			Channel: c.Channel, TokenSuffix: suffix(c.Token), AppPackage: c.AppPackage,
 			Environment: c.Environment, UpdatedAt: timestamppb.New(c.Updated),
-		})
+		}
+		if c.Gone != nil {
+			token.GoneAt = timestamppb.New(*c.Gone)
+		}
+		shown.ChannelTokens = append(shown.ChannelTokens, token)
 	}
 	return shown
 }
+
+// suffix returns as much of a vendor's token as is shown.
+func suffix(token string) string { return token[max(0, len(token)-6):] }
 
 // ListDevices lists the app's devices, or one user's.
 func (d *Devices) ListDevices(ctx context.Context, r *pushv1.ListDevicesRequest) (*pushv1.ListDevicesResponse, error) {

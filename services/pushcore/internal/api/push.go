@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -13,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/halleypush/halley/pkg/channel"
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/accept"
@@ -225,7 +227,7 @@ func (p *Pushes) ListDeliveries(
 		if err != nil {
 			return nil, err
 		}
-		shown, err := p.showDeliveries(ctx, page)
+		shown, err := p.showDeliveries(ctx, push, page)
 		if err != nil {
 			return nil, err
 		}
@@ -274,7 +276,7 @@ func (p *Pushes) oneDelivery(
 			return nil, err
 		}
 		if d != nil {
-			if response.Deliveries, err = p.showDeliveries(ctx, []ledger.Delivery{*d}); err != nil {
+			if response.Deliveries, err = p.showDeliveries(ctx, push, []ledger.Delivery{*d}); err != nil {
 				return nil, err
 			}
 		}
@@ -302,10 +304,9 @@ func inState(all []*pushv1.Delivery, state pushv1.Delivery_State) []*pushv1.Deli
 	return some
 }
 
-// channelOwn is the name of the own connection among the channels.
-const channelOwn = "halley"
-
-func (p *Pushes) showDeliveries(ctx context.Context, page []ledger.Delivery) ([]*pushv1.Delivery, error) {
+func (p *Pushes) showDeliveries(
+	ctx context.Context, push *message.Push, page []ledger.Delivery,
+) ([]*pushv1.Delivery, error) {
 	var numbers []uint64
 	for _, d := range page {
 		if d.Device {
@@ -324,12 +325,41 @@ func (p *Pushes) showDeliveries(ctx context.Context, page []ledger.Delivery) ([]
 		if d.Device {
 			shown[i].Device = tokens[d.Ordinal]
 		}
-		if at := shown[i].GetTimes().GetSent(); at != nil {
-			shown[i].Channel = channelOwn
-			shown[i].Attempts = []*pushv1.Delivery_Attempt{{Channel: channelOwn, At: at}}
+		shown[i].Attempts = attempts(d, shown[i].GetTimes().GetSent(), push.Slices > 0)
+		if n := len(shown[i].Attempts); n > 0 {
+			shown[i].Channel = shown[i].Attempts[n-1].Channel
 		}
 	}
 	return shown, nil
+}
+
+// attempts returns the tries to reach a device in the order of their times; of an audience push the last one. sent is when
+// the delivery was handed over, which is the own connection's doing if no vendor has it.
+func attempts(d ledger.Delivery, sent *timestamppb.Timestamp, audience bool) []*pushv1.Delivery_Attempt {
+	var all []*pushv1.Delivery_Attempt
+	vendorHasIt := false
+	for _, a := range d.Attempts {
+		vendorHasIt = vendorHasIt || a.Outcome <= pushv1.Delivery_Attempt_ACCEPTED
+		all = append(all, &pushv1.Delivery_Attempt{
+			Channel: channel.Name(a.Channel), At: timestamppb.New(a.At), Outcome: a.Outcome, Code: a.Code,
+		})
+	}
+	if own, ok := d.Times[ledgerv1.Step_STEP_SENT]; ok {
+		sent = timestamppb.New(own)
+	} else if vendorHasIt {
+		sent = nil
+	}
+	if sent != nil {
+		all = append(all, &pushv1.Delivery_Attempt{Channel: channel.Own, At: sent})
+	}
+	slices.SortStableFunc(all, func(a, b *pushv1.Delivery_Attempt) int { return a.GetAt().AsTime().Compare(b.GetAt().AsTime()) })
+	switch {
+	case !audience || len(all) < 2:
+		return all
+	case vendorHasIt: // the minutes may be the same, but the own connection does not get it again
+		return slices.DeleteFunc(all, func(a *pushv1.Delivery_Attempt) bool { return a.GetChannel() == channel.Own })
+	}
+	return all[len(all)-1:]
 }
 
 func times(d ledger.Delivery) *pushv1.Delivery_Times {

@@ -22,6 +22,7 @@ import (
 	"github.com/halleypush/halley/services/pushcore/internal/message"
 	"github.com/halleypush/halley/services/pushcore/internal/registry"
 	"github.com/halleypush/halley/services/pushcore/internal/route"
+	"github.com/halleypush/halley/services/pushcore/internal/vendor"
 )
 
 const (
@@ -46,10 +47,17 @@ type Delivery struct {
 	User   string
 	Opaque string
 	Epoch  int64
+	// Released is true for what a vendor's channel had and did not take.
+	Released bool
 }
 
 func (d *Delivery) key() message.Key {
 	return message.Key{App: d.App, Ordinal: d.Ordinal, Push: d.Push.ID}
+}
+
+// Vendors claims deliveries for vendors' channels.
+type Vendors interface {
+	ClaimDirect(ctx context.Context, wanted []vendor.Wanted) (map[message.Key]vendor.Left, error)
 }
 
 // Direct hands direct pushes over.
@@ -58,6 +66,7 @@ type Direct struct {
 	conn     *nats.Conn
 	sessions *route.Sessions
 	users    *registry.Users
+	vendors  Vendors
 	metrics  *Metrics
 	log      *slog.Logger
 	slots    chan struct{}
@@ -66,10 +75,11 @@ type Direct struct {
 
 // NewDirect returns a dispatcher of direct pushes on the direct plane's pool and NATS connection.
 func NewDirect(
-	pool *pgxpool.Pool, conn *nats.Conn, sessions *route.Sessions, users *registry.Users, metrics *Metrics, log *slog.Logger,
+	pool *pgxpool.Pool, conn *nats.Conn, sessions *route.Sessions, users *registry.Users, vendors Vendors, metrics *Metrics,
+	log *slog.Logger,
 ) *Direct {
 	return &Direct{
-		pool: pool, conn: conn, sessions: sessions, users: users, metrics: metrics, log: log,
+		pool: pool, conn: conn, sessions: sessions, users: users, vendors: vendors, metrics: metrics, log: log,
 		slots: make(chan struct{}, atOnce),
 	}
 }
@@ -107,8 +117,14 @@ func (o *outcome) end(d Delivery, step ledgerv1.Step, reason ledgerv1.Reason) {
 // deliver looks and asks up to three times: those who do not answer are looked for again, since their session may be
 // elsewhere by then. What is still without an answer after that is the sweeper's.
 func (d *Direct) deliver(ctx context.Context, deliveries []Delivery) error {
-	left := deliveries
+	left, err := d.vendorsFirst(ctx, deliveries)
+	if err != nil {
+		return err
+	}
 	for range tries {
+		if len(left) == 0 {
+			return nil
+		}
 		var o outcome
 		if err := d.try(ctx, left, &o); err != nil {
 			return err
@@ -119,9 +135,7 @@ func (d *Direct) deliver(ctx context.Context, deliveries []Delivery) error {
 		if err := d.settle(ctx, &o); err != nil {
 			return err
 		}
-		if left = o.silent; len(left) == 0 {
-			return nil
-		}
+		left = o.silent
 		d.metrics.delivered("silent", len(left))
 	}
 	return nil
@@ -190,11 +204,16 @@ func (d *Direct) stillBound(ctx context.Context, deliveries []Delivery, o *outco
 	return bound, nil
 }
 
-// settle writes what is known now: deliveries that ended, and those that rest until the device is back or they expire.
-// What was taken needs nothing: its receipt follows, or the sweeper looks after it.
+// settle writes what is known now: deliveries that ended, and those that rest until the device is back or they expire; of
+// those that are away, vendors' channels get what they can. What was taken needs nothing: its receipt follows, or the sweeper
+// looks after it.
 func (d *Direct) settle(ctx context.Context, o *outcome) error {
 	var rest []message.Key
-	for _, delivery := range o.away {
+	away, err := d.vendorsThen(ctx, o.away)
+	if err != nil {
+		return err
+	}
+	for _, delivery := range away {
 		if delivery.Push.OnlineOnly() {
 			o.end(delivery, ledgerv1.Step_STEP_EXPIRED, ledgerv1.Reason_REASON_NOT_ONLINE)
 		} else {

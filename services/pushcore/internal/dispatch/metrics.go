@@ -16,7 +16,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		direct: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "halley_pushcore_direct_deliveries_total",
-			Help: "Direct deliveries by what the gateway answered: taken, away, ended, silent (asked again).",
+			Help: "Direct deliveries by what the gateway answered: taken, away, ended, silent (asked again); or vendor: a vendor's channel has it.",
 		}, []string{"result"}),
 		spilled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "halley_pushcore_direct_spilled_total",
@@ -37,7 +37,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, []string{"result"}),
 	}
 	registry.MustRegister(m.direct, m.spilled, m.untold, m.askedAgain, m.slices)
-	for _, r := range []string{"taken", "away", "ended", "silent"} {
+	for _, r := range []string{"taken", "away", "vendor", "ended", "silent"} {
 		m.direct.WithLabelValues(r)
 	}
 	for _, r := range []string{"ok", "error"} {

@@ -17,7 +17,7 @@ func key(app, slice uint32) ledger.SliceKey {
 
 func queued(t *testing.T, keys ...ledger.SliceKey) *Slices {
 	t.Helper()
-	s := NewSlices(nil, nil, nil, nil, nil, nil, nil, nil)
+	s := NewSlices(nil, nil, nil, nil, nil, nil, nil, nil, nil)
 	for _, k := range keys {
 		if err := s.Add(t.Context(), k); err != nil {
 			t.Fatal(err)

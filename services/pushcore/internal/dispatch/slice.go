@@ -17,6 +17,7 @@ import (
 
 	"github.com/halleypush/halley/pkg/ordinal"
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/ledger"
 	"github.com/halleypush/halley/services/pushcore/internal/message"
 	"github.com/halleypush/halley/services/pushcore/internal/route"
@@ -53,16 +54,25 @@ type Slices struct {
 	room  chan struct{}                // one token per slice that may be held
 	busy  chan struct{}                // one token per slice that has credit
 	ended func(context.Context, []ledger.SliceKey)
+
+	vendors SliceVendors
+}
+
+// SliceVendors claims deliveries of slices for vendors' channels.
+type SliceVendors interface {
+	ClaimSlice(ctx context.Context, k ledger.SliceKey, push *message.Push, among ledger.Among) error
+	FailLeft(ctx context.Context, k ledger.SliceKey, push *message.Push) error
+	ClaimAfter(ctx context.Context, app uint32, r *pushv1.PushRequest) (*time.Duration, error)
 }
 
 // NewSlices returns a dispatcher of audience pushes on the audience plane's pool and NATS connection. ended is told of
 // slices whose deliveries are all final.
 func NewSlices(
-	pool *pgxpool.Pool, conn *nats.Conn, leases *route.Leases, pushes *message.Store, l *ledger.Ledger, metrics *Metrics,
-	log *slog.Logger, ended func(context.Context, []ledger.SliceKey),
+	pool *pgxpool.Pool, conn *nats.Conn, leases *route.Leases, pushes *message.Store, l *ledger.Ledger, vendors SliceVendors,
+	metrics *Metrics, log *slog.Logger, ended func(context.Context, []ledger.SliceKey),
 ) *Slices {
 	return &Slices{
-		pool: pool, conn: conn, leases: leases, pushes: pushes, ledger: l, metrics: metrics, log: log, ended: ended,
+		pool: pool, conn: conn, leases: leases, pushes: pushes, ledger: l, vendors: vendors, metrics: metrics, log: log, ended: ended,
 		held:  map[ledger.SliceKey]bool{},
 		byApp: map[uint32][]ledger.SliceKey{},
 		more:  make(chan struct{}, 1),
@@ -211,14 +221,15 @@ func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey, slow func()) e
 	if err != nil {
 		return err
 	}
-	if targeted == nil {
-		return nil // handed over, or over
+	if targeted == nil { // handed over, or over
+		return s.followUp(ctx, k, push, slow)
 	}
 	if targeted.IsEmpty() {
 		s.ended(ctx, []ledger.SliceKey{k})
 		return nil
 	}
-	if err := s.ask(ctx, k, push, targeted, slow); err != nil {
+	claimAfter, err := s.reach(ctx, k, push, targeted, slow)
+	if err != nil {
 		return err
 	}
 	if push.OnlineOnly() {
@@ -229,7 +240,7 @@ func (s *Slices) handOver(ctx context.Context, k ledger.SliceKey, slow func()) e
 			return err
 		}
 	}
-	over, err := s.ledger.HandOver(ctx, k)
+	over, err := s.ledger.HandOver(ctx, k, claimAfter)
 	if err == nil && over {
 		s.ended(ctx, []ledger.SliceKey{k})
 	}
@@ -317,7 +328,8 @@ func (s *Slices) commitTargets(
 		UPDATE push_slice SET state = $4, targeted = $5, counts = $6, next_try = now() + $7
 		WHERE bucket = $1 AND push_id = $2 AND slice = $3`,
 		k.Bucket(), k.Push, int32(k.Slice), state, stored, ledger.PendingCounts(targeted.GetCardinality()), claim)
-	if !push.OnlineOnly() && !targeted.IsEmpty() && !slices.Contains(live, k.Push) {
+	own := push.Way() != pushv1.Policy_VENDOR_ONLY
+	if own && !push.OnlineOnly() && !targeted.IsEmpty() && !slices.Contains(live, k.Push) {
 		b.Queue("UPDATE live SET version = version + 1, pushes = $4 WHERE bucket = $1 AND app_no = $2 AND slice = $3",
 			k.Bucket(), int32(k.App), int32(k.Slice), append(live, k.Push))
 	}

@@ -145,6 +145,7 @@ func (k *Keeper) direct(ctx context.Context, pool *pgxpool.Pool, wants []Want) (
 		CROSS JOIN LATERAL (
 			SELECT * FROM inbox b
 			WHERE b.bucket = i.bucket AND b.app_no = i.app_no AND b.ordinal = i.ordinal AND b.expires_at > now()
+				AND (b.claimed IS NULL OR b.released) AND b.policy <> 4 -- a vendor has it, or VENDOR_ONLY
 			ORDER BY push_id DESC LIMIT $4) x
 		LEFT JOIN device_user u ON u.bucket = x.bucket AND u.app_no = x.app_no AND u.ordinal = x.ordinal
 			AND u.user_id = x.user_id AND u.epoch = x.bind_epoch

@@ -189,6 +189,9 @@ func (r *Ring) Seal(purpose string, value []byte) []byte {
 	return r.encryption[r.sealKey].Seal(out, nil, value, []byte(purpose))
 }
 
+// SealKey returns the id of the key that Seal uses.
+func (r *Ring) SealKey() uint32 { return r.sealKey }
+
 // Open decrypts what Seal returned for the same purpose, or fails with ErrSealed.
 func (r *Ring) Open(purpose string, sealed []byte) ([]byte, error) {
 	if len(sealed) < 4 {

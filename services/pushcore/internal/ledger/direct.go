@@ -25,6 +25,8 @@ type Entry struct {
 	message.Key
 	Step   ledgerv1.Step
 	Reason ledgerv1.Reason
+	// IfOpen passes the step over where the delivery has a final one already.
+	IfOpen bool
 }
 
 // ApplyDirect applies steps of direct deliveries. Steps of deliveries that do not exist are passed over. Hand-overs and
@@ -80,6 +82,12 @@ func (c *columns) add(e Entry) {
 	c.reasons = append(c.reasons, int16(e.Reason))
 }
 
+// ApplyFinal applies final steps inside a transaction that locks no other deliveries.
+func ApplyFinal(ctx context.Context, tx pgx.Tx, entries []Entry) error {
+	sortEntries(entries)
+	return applyFinal(ctx, tx, entries)
+}
+
 // applyFinal moves each delivery from inbox to delivery_log with its strongest step; further steps, and steps of
 // deliveries that moved before, are added to the log.
 func applyFinal(ctx context.Context, tx pgx.Tx, entries []Entry) error {
@@ -104,6 +112,7 @@ func applyFinal(ctx context.Context, tx pgx.Tx, entries []Entry) error {
 			rest = append(rest, e)
 		}
 	}
+	rest = slices.DeleteFunc(rest, func(e Entry) bool { return e.IfOpen })
 	sortEntries(rest)
 	reachedLater, err := appendLog(ctx, tx, rest)
 	if err != nil {
@@ -223,15 +232,16 @@ func forgetUserPushes(ctx context.Context, tx pgx.Tx, had []userPush) error {
 	return nil
 }
 
-// applySent notes a hand-over that the device has not confirmed yet, and lets the sweeper rest until the push expires: the
-// session Pulls when the device comes back.
+// applySent notes a hand-over that the device has not confirmed yet, and lets the sweeper rest until the vendor way opens or
+// the push expires: the session Pulls when the device comes back.
 func applySent(ctx context.Context, tx pgx.Tx, entries []Entry) error {
 	var c columns
 	for _, e := range entries {
 		c.add(e)
 	}
 	_, err := tx.Exec(ctx, `
-		UPDATE inbox x SET sent_at = coalesce(x.sent_at, now()), next_try = x.expires_at
+		UPDATE inbox x SET sent_at = coalesce(x.sent_at, now()),
+			next_try = CASE WHEN x.claim_at IS NULL THEN x.expires_at ELSE least(x.expires_at, greatest(x.claim_at, now())) END
 		FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::uuid[]) AS i (bucket, app_no, ordinal, push_id)
 		WHERE x.bucket = i.bucket AND x.app_no = i.app_no AND x.ordinal = i.ordinal AND x.push_id = i.push_id`,
 		c.buckets, c.apps, c.ordinals, c.pushes)
@@ -254,7 +264,7 @@ func Rest(ctx context.Context, pool *pgxpool.Pool, keys []message.Key) error {
 		c.add(e)
 	}
 	_, err := pool.Exec(ctx, `
-		UPDATE inbox x SET next_try = x.expires_at
+		UPDATE inbox x SET next_try = x.expires_at, claim_at = NULL
 		FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::uuid[]) AS i (bucket, app_no, ordinal, push_id)
 		WHERE x.bucket = i.bucket AND x.app_no = i.app_no AND x.ordinal = i.ordinal AND x.push_id = i.push_id
 			AND x.next_try < x.expires_at`,

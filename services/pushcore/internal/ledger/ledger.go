@@ -26,14 +26,17 @@ const (
 	All Among = iota
 	// NotFinal are those without a final step.
 	NotFinal
-	// Pending are those without any step.
+	// Pending are those that nobody has been handed and no vendor has.
 	Pending
+	// Taken are those that a vendor has accepted.
+	Taken
 )
 
 // SliceChange is a step that many deliveries of one slice took.
 type SliceChange struct {
 	SliceKey
-	Step   ledgerv1.Step
+	Step ledgerv1.Step
+	// Reason is the number of the channel for STEP_CLAIMED and STEP_SENT_UNCONFIRMED.
 	Reason ledgerv1.Reason
 	// Bits are ordinals inside the slice; nil means every targeted one. They are masked with what is targeted.
 	Bits  *roaring.Bitmap
@@ -65,6 +68,15 @@ func New(pool *pgxpool.Pool) (*Ledger, error) {
 // ApplySlices applies steps of audience deliveries. Bits that are not targeted, and slices that do not exist, are passed
 // over. It returns the slices whose deliveries are all final now.
 func (l *Ledger) ApplySlices(ctx context.Context, changes []SliceChange) (ended []SliceKey, err error) {
+	return l.ApplySlicesWith(ctx, changes, func(context.Context, pgx.Tx, []SliceKey, []SliceChange) error { return nil })
+}
+
+// With does more in the transaction that applies changes to some slices. fresh are the changes with the bits that are new. It
+// may be called again when the transaction is.
+type With func(ctx context.Context, tx pgx.Tx, keys []SliceKey, fresh []SliceChange) error
+
+// ApplySlicesWith is ApplySlices with more in its transactions.
+func (l *Ledger) ApplySlicesWith(ctx context.Context, changes []SliceChange, with With) (ended []SliceKey, err error) {
 	byKey := map[SliceKey][]SliceChange{}
 	for _, c := range changes {
 		byKey[c.SliceKey] = append(byKey[c.SliceKey], c)
@@ -75,7 +87,7 @@ func (l *Ledger) ApplySlices(ctx context.Context, changes []SliceChange) (ended 
 	}
 	sortSlices(keys)
 	for chunk := range slices.Chunk(keys, slicesPerTx) {
-		done, err := l.applyChunk(ctx, chunk, byKey)
+		done, err := l.applyChunk(ctx, chunk, byKey, with)
 		if err != nil {
 			return ended, fmt.Errorf("apply audience receipts: %w", err)
 		}
@@ -90,7 +102,9 @@ func sortSlices(keys []SliceKey) {
 	})
 }
 
-func (l *Ledger) applyChunk(ctx context.Context, keys []SliceKey, changes map[SliceKey][]SliceChange) ([]SliceKey, error) {
+func (l *Ledger) applyChunk(
+	ctx context.Context, keys []SliceKey, changes map[SliceKey][]SliceChange, with With,
+) ([]SliceKey, error) {
 	var after map[SliceKey]*sliceState
 	var ended []SliceKey
 	err := storage.InTx(ctx, l.pool, func(tx pgx.Tx) error {
@@ -100,12 +114,14 @@ func (l *Ledger) applyChunk(ctx context.Context, keys []SliceKey, changes map[Sl
 			return err
 		}
 		b := &pgx.Batch{}
+		var fresh []SliceChange
 		for _, k := range keys {
 			s := before[k]
 			if s == nil {
 				continue
 			}
-			next, dirty := s.apply(changes[k], minute)
+			next, dirty, bits := s.apply(changes[k], minute)
+			fresh = append(fresh, bits...)
 			if next == nil {
 				after[k] = s
 				continue
@@ -118,10 +134,12 @@ func (l *Ledger) applyChunk(ctx context.Context, keys []SliceKey, changes map[Sl
 				ended = append(ended, k)
 			}
 		}
-		if b.Len() == 0 {
-			return nil
+		if b.Len() > 0 {
+			if err := tx.SendBatch(ctx, b).Close(); err != nil {
+				return err
+			}
 		}
-		return tx.SendBatch(ctx, b).Close()
+		return with(ctx, tx, keys, fresh)
 	})
 	if err != nil {
 		return nil, err
@@ -194,8 +212,9 @@ func queueSlice(b *pgx.Batch, k SliceKey, next *sliceState, dirty map[stepKey]*r
 	return nil
 }
 
-// HandOver notes that every gateway has answered for a slice. It reports whether the slice has ended with that.
-func (l *Ledger) HandOver(ctx context.Context, k SliceKey) (ended bool, err error) {
+// HandOver notes that every gateway has answered for a slice. It reports whether the slice has ended with that. Who has not
+// confirmed the push is due for a vendor after claimAfter; nil: never.
+func (l *Ledger) HandOver(ctx context.Context, k SliceKey, claimAfter *time.Duration) (ended bool, err error) {
 	err = storage.InTx(ctx, l.pool, func(tx pgx.Tx) error {
 		states, _, err := l.lock(ctx, tx, []SliceKey{k})
 		if err != nil {
@@ -209,8 +228,9 @@ func (l *Ledger) HandOver(ctx context.Context, k SliceKey) (ended bool, err erro
 		if ended = s.over(); ended {
 			state = SliceEnded
 		}
-		_, err = tx.Exec(ctx, "UPDATE push_slice SET state = $4 WHERE bucket = $1 AND push_id = $2 AND slice = $3",
-			k.Bucket(), k.Push, int32(k.Slice), state)
+		_, err = tx.Exec(ctx, `
+			UPDATE push_slice SET state = $4::smallint, next_try = now(), claim_at = CASE WHEN $4::smallint = 3 THEN now() + $5::interval END
+			WHERE bucket = $1 AND push_id = $2 AND slice = $3`, k.Bucket(), k.Push, int32(k.Slice), state, claimAfter)
 		return err
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -26,6 +27,17 @@ type Delivery struct {
 	Reason  ledgerv1.Reason
 	// Times are by step; those of audience pushes are whole minutes.
 	Times map[ledgerv1.Step]time.Time
+	// Attempts are the tries at vendors.
+	Attempts []Attempt
+}
+
+// Attempt is a try to reach a device by a vendor's channel.
+type Attempt struct {
+	// Channel is its number.
+	Channel int16
+	At      time.Time
+	Outcome pushv1.Delivery_Attempt_Outcome
+	Code    string
 }
 
 // Progress is how far the deliveries of a push have come.
@@ -259,7 +271,35 @@ func (l *Ledger) directDeliveries(
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)
 	}
-	return page, nil
+	return page, l.fillAttempts(ctx, p, bucket, page)
+}
+
+// fillAttempts finds the tries at vendors of a page's deliveries, which are in the order of their ordinals.
+func (l *Ledger) fillAttempts(ctx context.Context, p *message.Push, bucket int16, page []Delivery) error {
+	numbers := make([]int64, len(page))
+	for i, d := range page {
+		numbers[i] = int64(d.Ordinal)
+	}
+	rows, err := l.pool.Query(ctx, `
+		SELECT ordinal, channel, at, outcome, code FROM attempt
+		WHERE bucket = $1 AND push_id = $2 AND app_no = $3 AND ordinal = ANY($4)`, bucket, p.ID, int32(p.App), numbers)
+	if err != nil {
+		return fmt.Errorf("read attempts: %w", err)
+	}
+	var number int64
+	var a Attempt
+	var outcome int16
+	_, err = pgx.ForEachRow(rows, []any{&number, &a.Channel, &a.At, &outcome, &a.Code}, func() error {
+		if i, found := slices.BinarySearch(numbers, number); found {
+			a.Outcome = pushv1.Delivery_Attempt_Outcome(outcome)
+			page[i].Attempts = append(page[i].Attempts, a)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read attempts: %w", err)
+	}
+	return nil
 }
 
 func scanDelivery(row pgx.CollectableRow) (Delivery, error) {
@@ -345,9 +385,21 @@ func (l *Ledger) sliceDeliveries(
 		}
 		low := rows.Next()
 		state, reason := s.of(low)
-		page = append(page, Delivery{Device: true, Ordinal: ordinal.Join(k.Slice, low), State: state, Reason: reason})
+		d := Delivery{Device: true, Ordinal: ordinal.Join(k.Slice, low), State: state, Reason: reason}
+		if a := s.attempt(low); a != nil {
+			d.Attempts = []Attempt{*a}
+		}
+		page = append(page, d)
 	}
-	return page, next, l.fillMinutes(ctx, k, page)
+	if err := l.fillMinutes(ctx, k, page); err != nil {
+		return nil, nil, err
+	}
+	for i := range page {
+		for j := range page[i].Attempts {
+			page[i].Attempts[j].At = page[i].Times[ledgerv1.Step_STEP_CLAIMED]
+		}
+	}
+	return page, next, nil
 }
 
 // fillMinutes finds the minutes in which the deliveries of a page took their steps.
@@ -411,7 +463,8 @@ func (l *Ledger) Targets(ctx context.Context, q querier, keys []SliceKey) (map[u
 	return targets, nil
 }
 
-// FinalBits are the deliveries of a slice that nothing is handed over for any more, at a version.
+// FinalBits are the deliveries of a slice that the own connection has nothing to do for, at a version: they are final, or a
+// vendor has them.
 type FinalBits struct {
 	Version int64
 	Bits    *roaring.Bitmap
@@ -440,7 +493,7 @@ func (l *Ledger) Finals(ctx context.Context, q querier, known map[SliceKey]int64
 			return nil
 		}
 		if s, ok := l.cache.Get(k); ok && s.version == version {
-			finals[k] = FinalBits{version, s.final()}
+			finals[k] = FinalBits{version, s.closed()}
 		} else {
 			changed = append(changed, k)
 		}
@@ -454,7 +507,7 @@ func (l *Ledger) Finals(ctx context.Context, q querier, known map[SliceKey]int64
 		return nil, err
 	}
 	for k, s := range states {
-		finals[k] = FinalBits{s.version, s.final()}
+		finals[k] = FinalBits{s.version, s.closed()}
 	}
 	return finals, nil
 }

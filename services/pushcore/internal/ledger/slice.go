@@ -24,7 +24,8 @@ type SliceKey struct {
 // Bucket returns the storage bucket of the slice's rows.
 func (k SliceKey) Bucket() int16 { return ordinal.Bucket(k.App, k.Slice) }
 
-// stepKey is what one bitmap of a slice is about.
+// stepKey is what one bitmap of a slice is about. In place of a reason, STEP_CLAIMED and STEP_SENT_UNCONFIRMED have the
+// number of the channel.
 type stepKey struct {
 	step   ledgerv1.Step
 	reason ledgerv1.Reason
@@ -64,6 +65,35 @@ func (s *sliceState) union(pick func(ledgerv1.Step) bool) *roaring.Bitmap {
 // final returns the deliveries that nothing is handed over for any more.
 func (s *sliceState) final() *roaring.Bitmap { return s.union(Final) }
 
+// claimed returns the deliveries that a vendor's sender has, or has failed.
+func (s *sliceState) claimed() *roaring.Bitmap { return s.union(is(ledgerv1.Step_STEP_CLAIMED)) }
+
+// withVendors returns the deliveries that vendors' senders have: the own connection leaves them alone.
+func (s *sliceState) withVendors() *roaring.Bitmap {
+	bits := s.claimed()
+	bits.AndNot(s.union(is(ledgerv1.Step_STEP_RELEASED)))
+	return bits
+}
+
+// closed returns the deliveries that the own connection has nothing to do for: they are final, or a vendor's.
+func (s *sliceState) closed() *roaring.Bitmap {
+	bits := s.final()
+	bits.Or(s.withVendors())
+	return bits
+}
+
+// pending returns the deliveries that nobody has been handed and no vendor has.
+func (s *sliceState) pending() *roaring.Bitmap {
+	bits := s.targeted.Clone()
+	bits.AndNot(s.union(makesState))
+	bits.AndNot(s.withVendors())
+	return bits
+}
+
+func is(step ledgerv1.Step) func(ledgerv1.Step) bool {
+	return func(other ledgerv1.Step) bool { return other == step }
+}
+
 // over reports whether every delivery is final.
 func (s *sliceState) over() bool {
 	return s.targeted.AndCardinality(s.final()) == s.targeted.GetCardinality()
@@ -89,16 +119,60 @@ func (s *sliceState) counts() Counts {
 func (s *sliceState) of(low uint32) (pushv1.Delivery_State, ledgerv1.Reason) {
 	for _, p := range precedence {
 		for k, bits := range s.steps {
-			if k.step == p.step && bits.Contains(low) {
-				return p.state, k.reason
+			if k.step != p.step || !bits.Contains(low) {
+				continue
 			}
+			if k.step == ledgerv1.Step_STEP_SENT_UNCONFIRMED {
+				return p.state, ledgerv1.Reason_REASON_UNSPECIFIED
+			}
+			return p.state, k.reason
 		}
 	}
 	return pushv1.Delivery_PENDING, ledgerv1.Reason_REASON_UNSPECIFIED
 }
 
-// apply returns the state after a change, and the bitmaps of the current minute that changed; nil if nothing did.
-func (s *sliceState) apply(changes []SliceChange, minute int32) (*sliceState, map[stepKey]*roaring.Bitmap) {
+// outcomes are the reasons with which vendors do not take a delivery, as attempts show them.
+var outcomes = map[ledgerv1.Reason]pushv1.Delivery_Attempt_Outcome{
+	ledgerv1.Reason_REASON_TOKEN_GONE:      pushv1.Delivery_Attempt_TOKEN_GONE,
+	ledgerv1.Reason_REASON_VENDOR_REJECTED: pushv1.Delivery_Attempt_REJECTED,
+	ledgerv1.Reason_REASON_CREDENTIAL_BAD:  pushv1.Delivery_Attempt_CREDENTIAL_BAD,
+	ledgerv1.Reason_REASON_QUOTA_SPENT:     pushv1.Delivery_Attempt_QUOTA_SPENT,
+	ledgerv1.Reason_REASON_VENDOR_GIVEN_UP: pushv1.Delivery_Attempt_GIVEN_UP,
+	ledgerv1.Reason_REASON_TTL_OVER:        pushv1.Delivery_Attempt_EXPIRED,
+}
+
+// attempt returns the try at a vendor of one delivery, without its time; nil if there was none.
+func (s *sliceState) attempt(low uint32) *Attempt {
+	var a *Attempt
+	var accepted bool
+	var ended pushv1.Delivery_Attempt_Outcome
+	for k, bits := range s.steps {
+		if !bits.Contains(low) {
+			continue
+		}
+		switch k.step {
+		case ledgerv1.Step_STEP_CLAIMED:
+			a = &Attempt{Channel: int16(k.reason)}
+		case ledgerv1.Step_STEP_SENT_UNCONFIRMED:
+			accepted = k.reason != 0
+		case ledgerv1.Step_STEP_RELEASED, ledgerv1.Step_STEP_FAILED, ledgerv1.Step_STEP_EXPIRED:
+			ended = outcomes[k.reason]
+		}
+	}
+	if a == nil {
+		return nil
+	}
+	if a.Outcome = ended; accepted {
+		a.Outcome = pushv1.Delivery_Attempt_ACCEPTED
+	}
+	return a
+}
+
+// apply returns the state after a change, and the bitmaps of the current minute that changed; nil if nothing did. fresh are
+// the changes with the bits that are new.
+func (s *sliceState) apply(
+	changes []SliceChange, minute int32,
+) (_ *sliceState, _ map[stepKey]*roaring.Bitmap, fresh []SliceChange) {
 	next := &sliceState{
 		version: s.version + 1, state: s.state, targeted: s.targeted, minute: minute,
 		steps: maps.Clone(s.steps), current: map[stepKey]*roaring.Bitmap{},
@@ -109,18 +183,20 @@ func (s *sliceState) apply(changes []SliceChange, minute int32) (*sliceState, ma
 	dirty := map[stepKey]*roaring.Bitmap{}
 	for _, c := range changes {
 		k := stepKey{c.Step, c.Reason}
-		fresh := next.fresh(c, k)
-		if fresh.IsEmpty() {
+		bits := next.fresh(c, k)
+		if bits.IsEmpty() {
 			continue
 		}
-		next.steps[k] = or(next.steps[k], fresh)
-		next.current[k] = or(next.current[k], fresh)
+		next.steps[k] = or(next.steps[k], bits)
+		next.current[k] = or(next.current[k], bits)
 		dirty[k] = next.current[k]
+		c.Bits = bits
+		fresh = append(fresh, c)
 	}
 	if len(dirty) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return next, dirty
+	return next, dirty, fresh
 }
 
 // fresh returns the bits of a change that are new: targeted, of the kind the change is about, and not set yet.
@@ -136,7 +212,16 @@ func (s *sliceState) fresh(c SliceChange, k stepKey) *roaring.Bitmap {
 	case NotFinal:
 		bits.AndNot(s.final())
 	case Pending:
-		bits.AndNot(s.union(func(ledgerv1.Step) bool { return true }))
+		bits.And(s.pending())
+	case Taken:
+		bits.And(s.union(is(ledgerv1.Step_STEP_SENT_UNCONFIRMED)))
+		bits.And(s.withVendors())
+	}
+	switch c.Step {
+	case ledgerv1.Step_STEP_CLAIMED: // once, whatever the channel
+		bits.AndNot(s.claimed())
+	case ledgerv1.Step_STEP_RELEASED: // once, whatever the reason
+		bits.And(s.withVendors())
 	}
 	if old := s.steps[k]; old != nil {
 		bits.AndNot(old)

@@ -37,10 +37,17 @@ func strength(step ledgerv1.Step) int {
 }
 
 // Final reports whether a step ends a delivery, so that nothing is handed over for it any more. STEP_SENT does not: the
-// device may confirm it, or come back for it.
+// device may confirm it, or come back for it. Nor do claims: a vendor may fail.
 func Final(step ledgerv1.Step) bool {
-	return step != ledgerv1.Step_STEP_UNSPECIFIED && step != ledgerv1.Step_STEP_SENT
+	switch step {
+	case ledgerv1.Step_STEP_UNSPECIFIED, ledgerv1.Step_STEP_SENT, ledgerv1.Step_STEP_CLAIMED, ledgerv1.Step_STEP_RELEASED:
+		return false
+	}
+	return true
 }
+
+// makesState reports whether a step shows in a delivery's state.
+func makesState(step ledgerv1.Step) bool { return strength(step) < len(precedence) }
 
 // reached reports whether a step proves that the device has the push.
 func reached(step ledgerv1.Step) bool {

@@ -41,8 +41,10 @@ func TestStateIsThatOfTheStrongestStep(t *testing.T) {
 		}
 	}
 	for number := range ledgerv1.Step_name {
-		if step := ledgerv1.Step(number); step != 0 && strength(step) == len(precedence) {
-			t.Errorf("%s makes no state", step)
+		step := ledgerv1.Step(number)
+		claim := step == ledgerv1.Step_STEP_CLAIMED || step == ledgerv1.Step_STEP_RELEASED
+		if step != 0 && makesState(step) == claim {
+			t.Errorf("%s makes a state: %t", step, !claim)
 		}
 	}
 }
@@ -75,7 +77,7 @@ func applyAll(r *rand.Rand, changes []SliceChange) *sliceState {
 	for len(changes) > 0 {
 		n := 1 + r.IntN(len(changes))
 		minute += int32(r.IntN(2))
-		if next, _ := s.apply(changes[:n], minute); next != nil {
+		if next, _, _ := s.apply(changes[:n], minute); next != nil {
 			s = next
 		}
 		changes = changes[n:]
@@ -131,7 +133,7 @@ func TestApplyingAgainChangesNothing(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed1, seed2)) //nolint:gosec // a test's
 		c := change(r)
 		s := targeted()
-		next, dirty := s.apply([]SliceChange{c}, 7)
+		next, dirty, _ := s.apply([]SliceChange{c}, 7)
 		if next == nil { // none of it was targeted
 			return s.targeted.AndCardinality(c.Bits) == 0
 		}
@@ -143,7 +145,7 @@ func TestApplyingAgainChangesNothing(t *testing.T) {
 				return false
 			}
 		}
-		again, _ := next.apply([]SliceChange{c, c}, 8)
+		again, _, _ := next.apply([]SliceChange{c, c}, 8)
 		return again == nil
 	}
 	if err := quick.Check(property, nil); err != nil {
@@ -154,7 +156,7 @@ func TestApplyingAgainChangesNothing(t *testing.T) {
 func TestChangesAmongSomeTouchOnlyThem(t *testing.T) {
 	t.Parallel()
 	s := targeted()
-	s, _ = s.apply([]SliceChange{
+	s, _, _ = s.apply([]SliceChange{
 		{Step: ledgerv1.Step_STEP_SENT, Bits: roaring.BitmapOf(0, 2, 4)},
 		{Step: ledgerv1.Step_STEP_ARRIVED, Bits: roaring.BitmapOf(4, 6)},
 	}, 1)
@@ -164,7 +166,7 @@ func TestChangesAmongSomeTouchOnlyThem(t *testing.T) {
 	}{
 		{All, []uint32{0, 2, 4, 6, 8, 10, 12, 14}}, {NotFinal, []uint32{0, 2, 8, 10, 12, 14}}, {Pending, []uint32{8, 10, 12, 14}},
 	} {
-		next, _ := s.apply([]SliceChange{{Step: ledgerv1.Step_STEP_EXPIRED, Among: c.among}}, 1)
+		next, _, _ := s.apply([]SliceChange{{Step: ledgerv1.Step_STEP_EXPIRED, Among: c.among}}, 1)
 		got := next.steps[stepKey{ledgerv1.Step_STEP_EXPIRED, 0}].ToArray()
 		if !slices.Equal(got, c.want) {
 			t.Errorf("among %d: %v, want %v", c.among, got, c.want)
@@ -176,15 +178,15 @@ func TestAMinuteRewritesOnlyItsOwnRow(t *testing.T) {
 	t.Parallel()
 	arrived := stepKey{step: ledgerv1.Step_STEP_ARRIVED}
 	s := targeted()
-	s, dirty := s.apply([]SliceChange{{Step: arrived.step, Bits: roaring.BitmapOf(0)}}, 1)
+	s, dirty, _ := s.apply([]SliceChange{{Step: arrived.step, Bits: roaring.BitmapOf(0)}}, 1)
 	if !dirty[arrived].Equals(roaring.BitmapOf(0)) {
 		t.Errorf("the first minute stores %v", dirty[arrived])
 	}
-	s, dirty = s.apply([]SliceChange{{Step: arrived.step, Bits: roaring.BitmapOf(0, 2)}}, 1)
+	s, dirty, _ = s.apply([]SliceChange{{Step: arrived.step, Bits: roaring.BitmapOf(0, 2)}}, 1)
 	if !dirty[arrived].Equals(roaring.BitmapOf(0, 2)) {
 		t.Errorf("the same minute again stores %v", dirty[arrived])
 	}
-	s, dirty = s.apply([]SliceChange{{Step: arrived.step, Bits: roaring.BitmapOf(2, 4)}}, 2)
+	s, dirty, _ = s.apply([]SliceChange{{Step: arrived.step, Bits: roaring.BitmapOf(2, 4)}}, 2)
 	if !dirty[arrived].Equals(roaring.BitmapOf(4)) || !s.steps[arrived].Equals(roaring.BitmapOf(0, 2, 4)) {
 		t.Errorf("the next minute stores %v of %v", dirty[arrived], s.steps[arrived])
 	}

@@ -115,4 +115,8 @@ func (w canonical) policy(r *pushv1.PushRequest) {
 	w.text(p.GetCollapseKey())
 	w.number(int64(channel))
 	w.number(int64(QoS(r)))
+	if disabled := p.GetDisabledChannels(); len(disabled) > 0 {
+		w.text("disabled channels")
+		w.texts(disabled)
+	}
 }

@@ -71,6 +71,9 @@ func (p *Push) Notification() bool { return p.Request.GetNotification() != nil }
 // CollapseKey returns the push's collapse key, empty if it has none.
 func (p *Push) CollapseKey() string { return p.Request.GetPolicy().GetCollapseKey() }
 
+// Way returns how the push goes: the own connection and the vendors' channels, and in which order.
+func (p *Push) Way() pushv1.Policy_Channel { return Way(p.Request) }
+
 // QoS returns 1, or 0 for fire and forget.
 func (p *Push) QoS() uint32 { return QoS(p.Request) }
 
@@ -83,6 +86,14 @@ func QoS(r *pushv1.PushRequest) uint32 {
 		return policy.GetQos()
 	}
 	return 1
+}
+
+// Way returns how a request's push goes; OWN_FIRST if it does not say.
+func Way(r *pushv1.PushRequest) pushv1.Policy_Channel {
+	if way := r.GetPolicy().GetChannel(); way != pushv1.Policy_CHANNEL_UNSPECIFIED {
+		return way
+	}
+	return pushv1.Policy_OWN_FIRST
 }
 
 // OnlineOnly reports whether a request has ttl 0.
@@ -145,10 +156,6 @@ func Check(r *pushv1.PushRequest) error {
 		return fault.Unimplemented("audience.expression", "tag expressions are not built yet")
 	case *pushv1.Audience_List:
 		return fault.Unimplemented("audience.list", "uploaded lists are not built yet")
-	}
-	switch c := r.GetPolicy().GetChannel(); c {
-	case pushv1.Policy_VENDOR_FIRST, pushv1.Policy_VENDOR_ONLY:
-		return fault.Unimplemented("policy.channel", "%s is not built yet: use OWN_FIRST or OWN_ONLY", c)
 	}
 	encoded, err := phonejson.Marshal(content(r))
 	if err != nil {

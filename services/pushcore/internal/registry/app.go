@@ -18,6 +18,7 @@ import (
 
 	"github.com/halleypush/halley/pkg/token"
 	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/fault"
 	"github.com/halleypush/halley/services/pushcore/internal/keyring"
 )
@@ -236,10 +237,15 @@ func effective(s *adminv1.Settings) *adminv1.Settings {
 			*d.field = durationpb.New(d.value)
 		}
 	}
+	if e.Channel == pushv1.Policy_CHANNEL_UNSPECIFIED {
+		e.Channel = pushv1.Policy_OWN_FIRST
+	}
 	for _, d := range []struct {
 		field *uint32
 		value uint32
 	}{
+		{&e.TokenGuardPercent, 10},
+		{&e.TokenGuardMin, 50},
 		{&e.DeviceCap, 100},
 		{&e.RegistrationsPerMinute, 60_000},
 		{&e.RegistrationsPerMinuteAddress, 60},

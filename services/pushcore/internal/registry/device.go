@@ -37,6 +37,7 @@ type Device struct {
 type ChannelToken struct {
 	Channel, Token, AppPackage, Environment string
 	Updated                                 time.Time
+	Gone                                    *time.Time
 }
 
 func errNoDevice(err error) error {
@@ -83,7 +84,7 @@ func (d *Devices) Get(ctx context.Context, app *App, number uint64) (*Device, er
 	b := &pgx.Batch{}
 	b.Queue(selectDevice+"WHERE d.bucket = $1 AND d.app_no = $2 AND d.ordinal = $3 AND d.state <> 3", key...)
 	b.Queue("SELECT user_id FROM device_user WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 ORDER BY user_id", key...)
-	b.Queue(`SELECT channel, token, app_package, environment, updated_at FROM channel_token
+	b.Queue(`SELECT channel, token, app_package, environment, updated_at, gone_at FROM channel_token
 		WHERE bucket = $1 AND app_no = $2 AND ordinal = $3 ORDER BY channel`, key...)
 	results := d.pool.SendBatch(ctx, b)
 	defer results.Close()
@@ -266,6 +267,7 @@ func (d *Devices) remove(ctx context.Context, app *App, number uint64, states ..
 		}
 		b.Queue("DELETE FROM device_user WHERE bucket = $1 AND app_no = $2 AND ordinal = $3", key...)
 		b.Queue("DELETE FROM channel_token WHERE bucket = $1 AND app_no = $2 AND ordinal = $3", key...)
+		b.Queue("DELETE FROM held_token WHERE bucket = $1 AND app_no = $2 AND ordinal = $3", key...)
 		b.Queue(failKept+"bucket = $1 AND app_no = $2 AND ordinal = $3"+failKeptAs,
 			append(key, int16(ledgerv1.Step_STEP_FAILED), int16(ledgerv1.Reason_REASON_UNKNOWN_DEVICE))...)
 		if err := tx.SendBatch(ctx, b).Close(); err != nil {

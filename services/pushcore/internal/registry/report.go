@@ -117,7 +117,7 @@ func applyChannelTokens(ctx context.Context, tx pgx.Tx, all []deviceReport) erro
 				VALUES ($1, $2, $3, $4, $5, $6, $7)
 				ON CONFLICT (bucket, app_no, ordinal, channel) DO UPDATE
 				SET token = excluded.token, app_package = excluded.app_package, environment = excluded.environment,
-					updated_at = now()`,
+					updated_at = now(), gone_at = NULL`,
 				bucket, int32(r.app), int64(r.ordinal), t.GetChannel(), t.GetToken(), t.GetAppPackage(), environment)
 		}
 	}

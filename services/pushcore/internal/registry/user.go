@@ -166,8 +166,10 @@ func keepForNewBinding(ctx context.Context, tx pgx.Tx, app *App, user string, nu
 	b.Queue("INSERT INTO device_user (bucket, app_no, ordinal, user_id, epoch) VALUES ($1, $2, $3, $4, $5)",
 		bucket, int32(app.No), int64(number), user, epoch)
 	b.Queue(`
-		INSERT INTO inbox (bucket, app_no, ordinal, push_id, expires_at, next_try, notification, collapse_key, user_id, bind_epoch)
-		SELECT $1, $2, $3, u.push_id, u.expires_at, now() + $7, p.notification, p.collapse_key, $4, $5
+		INSERT INTO inbox (bucket, app_no, ordinal, push_id, expires_at, next_try, notification, collapse_key, user_id, bind_epoch,
+			policy, claim_at)
+		SELECT $1, $2, $3, u.push_id, u.expires_at, least(u.expires_at, now() + $7, now() + p.claim_after), p.notification,
+			p.collapse_key, $4, $5, p.policy, now() + p.claim_after
 		FROM user_inbox u JOIN push p USING (push_id)
 		WHERE u.bucket = $6 AND u.app_no = $2 AND u.user_id = $4 AND u.expired_at IS NULL AND u.expires_at > now()
 		ON CONFLICT DO NOTHING`,

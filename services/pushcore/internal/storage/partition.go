@@ -14,7 +14,7 @@ import (
 )
 
 // partitioned are the tables that are split by the day of their push's UUIDv7, so that old days are dropped, not deleted.
-var partitioned = []string{"push", "delivery_log", "push_slice", "slice_step"}
+var partitioned = []string{"push", "delivery_log", "push_slice", "slice_step", "attempt"}
 
 const (
 	// ahead and behind are the days around today that partitions are made for: pushes are made today, and a clock may be off.

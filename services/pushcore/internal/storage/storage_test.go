@@ -151,7 +151,7 @@ func TestPartitionsFollowTheDays(t *testing.T) {
 		t.Fatal(err)
 	}
 	dropped, err := storage.DropPartitions(t.Context(), pool, now.Truncate(24*time.Hour))
-	if err != nil || len(dropped) != 4*2 {
+	if err != nil || len(dropped) != 5*2 {
 		t.Errorf("dropped %v, %v", dropped, err)
 	}
 	want = []string{day(0), day(1), day(2), day(3), day(4), day(5)}

@@ -61,7 +61,7 @@ func (s *Stream) take(
 	c, err := s.js.CreateOrUpdateConsumer(ctx, s.config.Name, consumer)
 	if err != nil {
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			s.gone()
+			s.Gone()
 		}
 		return fmt.Errorf("make consumer: %w", err)
 	}
@@ -97,7 +97,23 @@ func (s *Stream) make(ctx context.Context) error {
 	return nil
 }
 
-func (s *Stream) gone() {
+// Made makes the stream if it is not there, and returns when it was made: NATS that lost its data has another one.
+func (s *Stream) Made(ctx context.Context) (time.Time, error) {
+	if err := s.make(ctx); err != nil {
+		return time.Time{}, err
+	}
+	found, err := s.js.Stream(ctx, s.config.Name)
+	if err != nil {
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			s.Gone()
+		}
+		return time.Time{}, fmt.Errorf("look at stream: %w", err)
+	}
+	return found.CachedInfo().Created, nil
+}
+
+// Gone has the stream made again before it is used.
+func (s *Stream) Gone() {
 	s.mu.Lock()
 	s.made = false
 	s.mu.Unlock()

@@ -34,10 +34,31 @@ func (s *Sweeper) wakeSlices(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find slices: %w", err)
 	}
+	return s.wake(ctx, rows)
+}
+
+// followUp wakes workers for slices that are handed over and have more to do: claims for vendors' channels, or hand-overs of
+// what those did not take.
+func (s *Sweeper) followUp(ctx context.Context) (int, error) {
+	rows, err := s.pool.Query(ctx, `
+		UPDATE push_slice p SET next_try = now() + $2
+		FROM (
+			SELECT bucket, push_id, slice FROM push_slice
+			WHERE (claim_at <= now() OR offer_at <= now()) AND state = 3 AND next_try <= now()
+			LIMIT $1 FOR UPDATE SKIP LOCKED) d
+		WHERE p.bucket = d.bucket AND p.push_id = d.push_id AND p.slice = d.slice
+		RETURNING p.app_no, p.push_id, p.slice`, page, wakeAgain)
+	if err != nil {
+		return 0, fmt.Errorf("find slices with more to do: %w", err)
+	}
+	return s.wake(ctx, rows)
+}
+
+func (s *Sweeper) wake(ctx context.Context, rows pgx.Rows) (int, error) {
 	var app, slice int32
 	var push uuid.UUID
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&app, &push, &slice}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&app, &push, &slice}, func() error {
 		n++
 		s.wakes.WakeSlice(ctx, ledger.SliceKey{App: uint32(app), Push: push, Slice: uint32(slice)})
 		return nil
@@ -220,6 +241,13 @@ func (s *Sweeper) clearOld(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("delete old idempotency keys: %w", err)
 	}
+	if err := s.tokens.ForgetResults(ctx); err != nil {
+		return 0, err
+	}
+	sealed, err := s.channels.Reseal(ctx, page)
+	if err != nil {
+		return 0, err
+	}
 	users, err := s.pool.Exec(ctx, `
 		DELETE FROM user_inbox WHERE (bucket, app_no, user_id, push_id) IN (
 			SELECT bucket, app_no, user_id, push_id FROM user_inbox WHERE expired_at < now() - $2::interval LIMIT $1)`,
@@ -227,5 +255,5 @@ func (s *Sweeper) clearOld(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("delete old users' pushes: %w", err)
 	}
-	return int(max(keys.RowsAffected(), users.RowsAffected())), nil
+	return int(max(keys.RowsAffected(), users.RowsAffected(), int64(sealed))), nil
 }

@@ -13,8 +13,10 @@ import (
 
 	"github.com/halleypush/halley/services/pushcore/internal/dispatch"
 	"github.com/halleypush/halley/services/pushcore/internal/ledger"
+	"github.com/halleypush/halley/services/pushcore/internal/message"
 	"github.com/halleypush/halley/services/pushcore/internal/registry"
 	"github.com/halleypush/halley/services/pushcore/internal/route"
+	"github.com/halleypush/halley/services/pushcore/internal/vendor"
 )
 
 // page is how many rows one statement takes.
@@ -31,6 +33,11 @@ type Sweeper struct {
 	wakes     *dispatch.Wakes
 	ledger    *ledger.Ledger
 	hints     *Hints
+	vendors   *vendor.Vendors
+	publisher *vendor.Publisher
+	channels  *registry.Channels
+	tokens    *registry.VoidTokens
+	pushes    *message.Store
 	retention time.Duration
 	behind    func() time.Duration
 	log       *slog.Logger
@@ -49,12 +56,18 @@ type Parts struct {
 	Wakes    *dispatch.Wakes
 	Ledger   *ledger.Ledger
 	Hints    *Hints
+
+	Vendors   *vendor.Vendors
+	Publisher *vendor.Publisher
+	Channels  *registry.Channels
+	Tokens    *registry.VoidTokens
+	Pushes    *message.Store
 	// Retention is how long pushes and what became of them are kept.
 	Retention time.Duration
 	// Behind is how far the ledger is behind the gateways.
 	Behind  func() time.Duration
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
 }
 
 // New returns a sweeper.
@@ -62,6 +75,7 @@ func New(p Parts) *Sweeper {
 	s := &Sweeper{
 		pool: p.Pool, sessions: p.Sessions, leases: p.Leases, devices: p.Devices, apps: p.Apps, poker: p.Poker, wakes: p.Wakes,
 		ledger: p.Ledger, hints: p.Hints, retention: p.Retention, behind: p.Behind, log: p.Log,
+		vendors: p.Vendors, publisher: p.Publisher, channels: p.Channels, tokens: p.Tokens, pushes: p.Pushes,
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "halley_pushcore_sweeps_total", Help: "Sweeps by kind and result.",
 		}, []string{"sweep", "result"}),
@@ -84,6 +98,9 @@ func (s *Sweeper) Run(ctx context.Context) {
 		{"expired", 2 * time.Second, s.expire},
 		{"due", time.Second, s.retry},
 		{"slices", time.Second, s.wakeSlices},
+		{"follow", time.Second, s.followUp},
+		{"jobs", time.Second, s.publishJobs},
+		{"held", 10 * time.Second, func(ctx context.Context) (int, error) { return 0, s.tokens.Show(ctx) }},
 		{"users", 5 * time.Second, s.expireUsers},
 		{"audiences", 2 * time.Second, s.endAudiences},
 		{"provisional", time.Minute, s.removeProvisional},
