@@ -2,19 +2,22 @@ package session_test
 
 import (
 	"bytes"
+	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
 
-// maxAnswer bounds what a session may say to one input of fuzzing's size: it must not be made to say more than it is told.
-const maxAnswer = 1 << 20
+// maxAnswer bounds what a session says at once to a byte that it is told: nobody can make it say much with little.
+const maxAnswer = 64
 
 // feed gives a host's session input in pieces, as a socket would, and returns all that it said and asked for.
 func feed(input []byte, sizes *rand.Rand, take func(out *session.Output, data []byte) (used int)) (said []byte, asked []session.Action) {
@@ -77,51 +80,126 @@ func FuzzConnect(f *testing.F) {
 	})
 }
 
-func FuzzSession(f *testing.F) {
-	for _, kind := range []byte{packets.Publish, packets.Puback, packets.Subscribe, packets.Unsubscribe, packets.Pingreq, packets.Disconnect} {
-		for _, c := range packets.TPacketData[kind] {
-			f.Add(c.RawBytes, uint64(1), true)
-			f.Add(c.RawBytes, uint64(2), false)
+// fuzzed is a session under fuzzing, in one of the states that a client can meet.
+type fuzzed struct {
+	session.Session
+	clock  session.Clock
+	begun  []byte // what it said before the input
+	window int
+}
+
+// newFuzzed makes a session that is new, or open with some messages in flight, whose identifiers are 1 to 5.
+func newFuzzed(app *session.App, v5, open bool) *fuzzed {
+	f := &fuzzed{clock: session.Clock{Now: time.UnixMilli(1732330000000)}, window: 8}
+	connect := &mqtt.Connect{Version: mqtt.V311, ReceiveMaximum: uint16(f.window)}
+	if v5 {
+		connect.Version = mqtt.V5
+	}
+	if open {
+		connect.User = []mqtt.UserProperty{{Name: "deliver", Value: "now"}}
+	}
+	out := session.Output{Pool: &session.Pool{}}
+	f.Session = session.New(session.Start{App: app, Ordinal: 1, Number: 1, Generation: 1, Connect: connect}, limits, f.clock, &out)
+	if open {
+		f.OnOpened(&out, f.clock, false, nil, false)
+		for n := range byte(5) {
+			m := session.NewMessage("demo", uuid.UUID{15: n}, []byte("{}"))
+			m.QoS, m.Audience, m.Expires = 1, n%2 == 0, math.MaxInt64
+			f.Deliver(&out, f.clock, m, "", false)
 		}
 	}
-	subscribe := encode(f, filters(packets.Subscribe, 1, "push/demo", "reply/demo/+"), mqtt.V5)
-	f.Add(append(subscribe, encode(f, publishOf(3, "call/demo/bind", `{"user":"alice"}`), mqtt.V5)...), uint64(3), true)
-	f.Add(append(subscribe, encode(f, publishOf(3, "event/demo", `[{"push_id":"x","type":"shown"}]`), mqtt.V5)...), uint64(4), true)
+	f.begun = out.Bytes
+	return f
+}
+
+// run feeds the session and returns all that it said and asked for.
+func (f *fuzzed) run(t *testing.T, data []byte, sizes *rand.Rand) ([]byte, []session.Action) {
+	t.Helper()
+	closed := false
+	said, asked := feed(data, sizes, func(out *session.Output, data []byte) int {
+		if closed {
+			return len(data)
+		}
+		used := f.Input(out, f.clock, limits, data)
+		if used < 0 || used > len(data) {
+			t.Fatalf("%d of %d bytes used", used, len(data))
+		}
+		closed = closes(out.Actions)
+		if n := f.InFlight(); n > f.window {
+			t.Fatalf("%d packets in flight", n)
+		}
+		return used
+	})
+	return said, asked
+}
+
+// answerAll opens the session and answers its calls until it has none, and returns what it said.
+func (f *fuzzed) answerAll(t *testing.T, asked []session.Action) []byte {
+	t.Helper()
+	out := session.Output{Pool: &session.Pool{}}
+	calls := 0
+	for i := 0; i < len(asked); i++ {
+		switch a := asked[i]; a.Kind {
+		case session.DoClose:
+			return nil
+		case session.DoOpen:
+			f.OnOpened(&out, f.clock, false, nil, false)
+		case session.DoCall:
+			if calls++; calls > 2*session.MaxCalls {
+				t.Fatalf("%d calls", calls)
+			}
+			f.OnAnswer(&out, f.clock, a.Seq, session.Answer{OK: true, JSON: []byte("{}")})
+		}
+		asked = append(asked, out.Actions...)
+		out.Actions = nil
+	}
+	if f.Stalled() {
+		t.Fatal("stalled, although every call is answered")
+	}
+	return out.Bytes
+}
+
+// wantPackets checks that what was said is MQTT.
+func wantPackets(t *testing.T, said []byte) {
+	t.Helper()
+	for len(said) > 0 {
+		_, n, err := mqtt.Next(said, 1<<28)
+		if err != nil || n == 0 {
+			t.Fatalf("the session said something that is no packet: % X", said)
+		}
+		said = said[n:]
+	}
+}
+
+func FuzzSession(f *testing.F) {
+	for _, kind := range []byte{packets.Publish, packets.Puback, packets.Subscribe, packets.Unsubscribe, packets.Pingreq, packets.Disconnect} {
+		for i, c := range packets.TPacketData[kind] {
+			f.Add(c.RawBytes, uint64(1), i%2 == 0, i%3 == 0)
+		}
+	}
+	for _, version := range []byte{mqtt.V311, mqtt.V5} {
+		v5 := version == mqtt.V5
+		subscribe := encode(f, filters(packets.Subscribe, 1, "push/demo", "reply/demo/+"), version)
+		call := encode(f, publishOf(3, "call/demo/bind", `{"user":"alice","id":7}`), version)
+		event := encode(f, publishOf(4, "event/demo", `[{"push_id":"x","type":"shown"}]`), version)
+		ack := encode(f, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: 3}, version)
+		unsubscribe := encode(f, filters(packets.Unsubscribe, 0, "push/demo"), version)
+		for _, seed := range [][][]byte{{subscribe, call, event}, {call, call, event}, {ack, ack, event}, {unsubscribe, subscribe}} {
+			f.Add(bytes.Join(seed, nil), uint64(2), v5, true)
+			f.Add(bytes.Join(seed, nil), uint64(3), v5, false)
+		}
+	}
 	app := newApp(f)
-	f.Fuzz(func(t *testing.T, data []byte, seed uint64, v5 bool) {
-		connect := &mqtt.Connect{Version: mqtt.V311, ReceiveMaximum: 8}
-		if v5 {
-			connect.Version = mqtt.V5
-		}
-		begun := time.Now()
-		clock := session.Clock{Now: begun}
-		run := func(sizes *rand.Rand) ([]byte, []session.Action, int) {
-			out := session.Output{Pool: &session.Pool{}}
-			s := session.New(session.Start{App: app, Ordinal: 1, Number: 1, Generation: 1, Connect: connect}, limits, clock, &out)
-			closed := false
-			said, asked := feed(data, sizes, func(out *session.Output, data []byte) int {
-				if closed {
-					return len(data)
-				}
-				used := s.Input(out, clock, limits, data)
-				if used < 0 || used > len(data) {
-					t.Fatalf("%d of %d bytes used", used, len(data))
-				}
-				closed = closes(out.Actions)
-				if n := s.InFlight(); n > 8 {
-					t.Fatalf("%d packets in flight", n)
-				}
-				return used
-			})
-			return said, asked, s.InFlight()
-		}
-		said, asked, flights := run(nil)
-		saidToo, askedToo, flightsToo := run(rand.New(rand.NewPCG(seed, 0)))
-		if !bytes.Equal(said, saidToo) || !reflect.DeepEqual(asked, askedToo) || flights != flightsToo {
+	f.Fuzz(func(t *testing.T, data []byte, seed uint64, v5, open bool) {
+		whole, pieces := newFuzzed(app, v5, open), newFuzzed(app, v5, open)
+		said, asked := whole.run(t, data, nil)
+		saidToo, askedToo := pieces.run(t, data, rand.New(rand.NewPCG(seed, 0)))
+		if !bytes.Equal(said, saidToo) || !reflect.DeepEqual(asked, askedToo) || whole.InFlight() != pieces.InFlight() {
 			t.Fatalf("in pieces it says % X and asks %+v, at once % X and %+v", saidToo, askedToo, said, asked)
 		}
-		if len(said) > maxAnswer {
+		if len(said) > maxAnswer*(1+len(data)) {
 			t.Fatalf("%d bytes said to %d", len(said), len(data))
 		}
+		wantPackets(t, slices.Concat(whole.begun, said, whole.answerAll(t, asked)))
 	})
 }
