@@ -152,7 +152,7 @@ func TestPacketsThatBreakTheProtocolCloseTheConnection(t *testing.T) {
 		{"SUBSCRIBE with wrong flags", "\x80\x0e\x00\x01\x00\x00\x09push/demo\x01", 0x81},
 		{"SUBSCRIBE without topics", "\x82\x03\x00\x01\x00", 0x82},
 		{"SUBSCRIBE with identifier 0", "\x82\x0f\x00\x00\x00\x00\x09push/demo\x01", 0x82},
-		{"SUBSCRIBE at QoS 3", "\x82\x0f\x00\x01\x00\x00\x09push/demo\x03", 0x81},
+		{"SUBSCRIBE at QoS 3", "\x82\x0f\x00\x01\x00\x00\x09push/demo\x03", 0x82},
 		{"a Subscription Identifier", "\x82\x11\x00\x01\x02\x0b\x01\x00\x09push/demo\x01", 0xA1},
 		{"a topic that is not UTF-8", "\x32\x0b\x00\x06even\xff\xfe\x00\x01\x00", 0x81},
 		{"a topic with a null", "\x32\x0b\x00\x06even\x00t\x00\x01\x00", 0x81},

@@ -10,7 +10,7 @@ import (
 )
 
 // Message is a push as it is handed over to any number of sessions of one app. Its packets are built once per MQTT version
-// and QoS, and shared. It is safe for concurrent use.
+// and QoS, and shared, if it is for more than one device. It is safe for concurrent use.
 type Message struct {
 	ID           uuid.UUID
 	QoS          byte
@@ -48,17 +48,26 @@ func (m *Message) outgoing(qos byte, now time.Time) mqtt.Outgoing {
 	}
 }
 
-// frame returns the shared packet for a version and QoS. Whoever needs it first builds it.
-func (m *Message) frame(version, qos byte, now time.Time) *frame {
+// onceMore marks a frame that was needed once: most messages are for one device, and its packet need not be kept.
+var onceMore = &frame{}
+
+// appendFrame appends the packet for a version and QoS, and returns the offset of its identifier. The first device's is
+// written in place; who needs it next builds it for all that follow.
+func (m *Message) appendFrame(out []byte, version, qos byte, now time.Time) (packet []byte, idOffset int) {
 	slot := &m.frames[(version-mqtt.V311)<<1|qos]
-	if f := slot.Load(); f != nil {
-		return f
+	f := slot.Load()
+	if f == nil {
+		slot.Store(onceMore) // a twin at the same moment writes its own, too
+		o := m.outgoing(qos, now)
+		return o.Append(out, version, nil)
 	}
-	o := m.outgoing(qos, now)
-	f := &frame{}
-	f.bytes, f.idOffset = o.Append(nil, version, nil)
-	slot.Store(f) // a twin that was built at the same moment says the same
-	return f
+	if f == onceMore {
+		o := m.outgoing(qos, now)
+		f = &frame{}
+		f.bytes, f.idOffset = o.Append(make([]byte, 0, len(m.json)+96), version, nil) // room for the header
+		slot.Store(f)                                                                 // a twin that was built at the same moment says the same
+	}
+	return append(out, f.bytes...), f.idOffset
 }
 
 // appendTo appends the packet for one session, with its packet identifier and, where the push is for a user, the user's
@@ -67,11 +76,11 @@ func (m *Message) appendTo(out []byte, version, qos byte, id uint16, user string
 	begin := len(out)
 	var offset int
 	if user == "" {
-		f := m.frame(version, qos, now)
-		out, offset = append(out, f.bytes...), f.idOffset
+		out, offset = m.appendFrame(out, version, qos, now)
 	} else {
 		o := m.outgoing(qos, now)
-		splice := append(append([]byte(`,"user":"`), user...), '"') // an opaque id needs no escaping
+		var room [64]byte // an opaque id fits, and needs no escaping
+		splice := append(append(append(room[:0], `,"user":"`...), user...), '"')
 		out, offset = o.Append(out, version, splice)
 	}
 	if qos > 0 {

@@ -1,0 +1,181 @@
+package loop
+
+import (
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sys/unix"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
+	"github.com/halleypush/halley/services/gateway/internal/mqtt"
+	"github.com/halleypush/halley/services/gateway/internal/receipt"
+	"github.com/halleypush/halley/services/gateway/internal/session"
+)
+
+// maxConn is what an idle plain TCP connection may cost in the loop's memory, in bytes, its session included.
+const maxConn = 168
+
+func TestAnIdleConnectionIsSmall(t *testing.T) {
+	t.Parallel()
+	if size := unsafe.Sizeof(conn{}); size > maxConn {
+		t.Errorf("a connection has %d B, more than %d", size, maxConn)
+	}
+}
+
+// parts are what a loop under test works with: they take notes.
+type parts struct {
+	receipts int
+	opens    []Open
+}
+
+func (p *parts) Admit(*mqtt.Connect, netip.Addr, Ticket) (Admission, bool) { return Admission{}, false }
+
+func (p *parts) Open(o Open)              { p.opens = append(p.opens, o) }
+func (p *parts) Pull(Pull)                {}
+func (p *parts) Close(Close)              {}
+func (p *parts) Call(Call)                {}
+func (p *parts) Add(items []receipt.Item) { p.receipts += len(items) }
+
+// phone is the other end of a connection of a loop that the test itself turns.
+type phone struct {
+	*parts
+	loop    *Loop
+	index   int32
+	session uint64
+	fd      int
+	buf     [4096]byte
+}
+
+// newPhone makes a loop that does not run, with one connection whose session is open and receives.
+func newPhone(t *testing.T, version byte) *phone {
+	t.Helper()
+	p := &phone{parts: &parts{}}
+	set, err := NewSet(Config{
+		Loops: 1, Limits: session.Limits{MaxPacket: 16 << 10, Rate: 1e6, Burst: 1e6}, UserTimeout: time.Minute,
+	}, Parts{
+		Door: p.parts, Gate: gate.New(gate.Limits{}, nil), Core: p.parts, Receipts: p.parts,
+		Metrics: NewMetrics(prometheus.NewRegistry()), Traces: NewTraces(noop.NewTracerProvider()), Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = set.closePollers() })
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.loop, p.fd = set.loops[0], pair[1]
+	t.Cleanup(func() { _ = unix.Close(p.fd) })
+	p.loop.tick()
+	p.loop.begin(int32(pair[0]), nil, TCP, netip.Addr{})
+	for p.loop.conns.at(p.index).state != stateHello {
+		p.index++
+	}
+	connect := &mqtt.Connect{Version: version, ReceiveMaximum: 16, User: []mqtt.UserProperty{{Name: "deliver", Value: "now"}}}
+	p.loop.settle(p.index, &move{
+		fd: int32(pair[0]), connect: connect,
+		admission: Admission{
+			App: &session.App{ID: "demo", Number: 7, KeepAlive: 270, KeepAliveMax: 600, AckTimeout: time.Minute}, Ordinal: 12,
+		},
+	})
+	p.session = p.opens[0].Session
+	opened{{Ref: p.loop.ref(p.index), Session: p.session, Status: gatewayv1.Opened_OPEN}}.run(p.loop)
+	p.read(t) // CONNACK
+	return p
+}
+
+// read returns what the phone has received.
+func (p *phone) read(t *testing.T) []byte {
+	t.Helper()
+	n, err := unix.Read(p.fd, p.buf[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.buf[:n]
+}
+
+// say sends bytes of the phone and has the loop handle them, as it does after a wait.
+func (p *phone) say(t *testing.T, data []byte) {
+	t.Helper()
+	if _, err := unix.Write(p.fd, data); err != nil {
+		t.Fatal(err)
+	}
+	p.loop.handle(ready{token: token(p.index, p.loop.conns.at(p.index).gen), readable: true})
+	p.loop.flushReceipts()
+}
+
+// messages makes direct pushes, each of which is handed over once.
+func messages(n int) []*session.Message {
+	all := make([]*session.Message, n)
+	for i := range all {
+		m := session.NewMessage("demo", uuid.New(), []byte(`{"push_id":"x","kind":"notification","title":"Hi","body":"a body of some length"}`))
+		m.QoS, m.Notification, m.Expires = 1, true, time.Now().Add(time.Hour).UnixMilli()
+		all[i] = m
+	}
+	return all
+}
+
+func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
+	const runs, each = 10, 100               // counted together: nothing is rounded off that comes every hundredth time
+	for name, c := range map[string]struct { //nolint:paralleltest // as above
+		version byte
+		user    string
+	}{
+		"MQTT 5": {mqtt.V5, ""}, "MQTT 3.1.1": {mqtt.V311, ""}, "for a user": {mqtt.V5, "u_0123456789abcdef0123456789abcdef"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPhone(t, c.version)
+			pushes := messages((runs + 2) * each)
+			target := Target{App: 7, Ordinal: 12, Session: p.session, User: c.user}
+			var puback [4]byte
+			ping := []byte{0xC0, 0}
+			exchange := func() {
+				target.Message, pushes = pushes[0], pushes[1:]
+				if got := p.loop.deliver(&target); got != gatewayv1.DeliverResponse_TAKEN {
+					t.Fatalf("the delivery is %v", got)
+				}
+				got := p.read(t)
+				at := 4 + len("push/demo") // behind first byte, length (2 bytes or 1), and topic
+				if got[1]&0x80 != 0 {
+					at++
+				}
+				if got[0] != 0x32 {
+					t.Fatalf("a PUBLISH begins with 0x%02X", got[0])
+				}
+				puback = [4]byte{0x40, 2, got[at], got[at+1]}
+				p.say(t, puback[:])
+			}
+			for range each { // what the session remembers has its size then
+				exchange()
+			}
+			before := p.receipts
+			if n := testing.AllocsPerRun(runs, func() {
+				for range each {
+					exchange()
+				}
+			}); n != 0 {
+				t.Errorf("%d direct PUBLISHes with their PUBACKs allocate %v times", each, n)
+			}
+			if n := p.receipts - before; n != (runs+1)*each {
+				t.Errorf("%d receipts of %d messages", n, (runs+1)*each)
+			}
+			if n := testing.AllocsPerRun(runs, func() {
+				for range each {
+					p.say(t, ping)
+					if got := p.read(t); len(got) != 2 || got[0] != 0xD0 {
+						t.Fatalf("a PINGREQ is answered % X", got)
+					}
+				}
+			}); n != 0 {
+				t.Errorf("%d PINGREQs allocate %v times", each, n)
+			}
+		})
+	}
+}
