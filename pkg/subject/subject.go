@@ -26,6 +26,8 @@ const (
 	StreamSlices = "SLICES"
 	// StreamSend keeps send.>, a work queue with a consumer per channel.
 	StreamSend = "SEND"
+	// StreamRetries keeps retry.>: jobs that are to be tried again later, and then those whose time has come.
+	StreamRetries = "RETRIES"
 	// StreamReports keeps receipt.v.>, a work queue.
 	StreamReports = "REPORTS"
 )
@@ -41,6 +43,17 @@ func Send(channel string, app uint32) string { return fmt.Sprintf("send.%s.%d", 
 
 // SendChannel returns the subjects of all jobs of one channel.
 func SendChannel(channel string) string { return "send." + channel + ".*" }
+
+// Retry returns the subject where one job waits until it is due.
+func Retry(channel, id string) string { return "retry." + channel + ".at." + id }
+
+// Due returns the subject of the jobs of one channel for an app that are due again.
+func Due(channel string, app uint32) string {
+	return fmt.Sprintf("retry.%s.due.%d", channel, Lane(app))
+}
+
+// DueChannel returns the subjects of all jobs of one channel that are due again.
+func DueChannel(channel string) string { return "retry." + channel + ".due.*" }
 
 // Report returns the subject of what became of an app's jobs; payload halley.sender.v1.Report.
 func Report(app uint32) string { return fmt.Sprintf("receipt.v.%d", Lane(app)) }

@@ -151,11 +151,13 @@ func TestTheSenderTakesJobsAndReportsAndNothingElse(t *testing.T) {
 	if err := job.DoubleAck(t.Context()); err != nil {
 		t.Errorf("acknowledge: %v", err)
 	}
-	if _, err := jobs.Publish(t.Context(), "receipt.d", nil); err != nil {
+	if _, err := jobs.Publish(t.Context(), "receipt.v.3", nil); err != nil {
 		t.Errorf("report: %v", err)
 	}
 
-	for _, subject := range []string{"gw.x-1.deliver", "slice.1", "work.slice.1", "app.changed", "$JS.API.STREAM.DELETE.SEND", "$JS.ACK.R.x"} {
+	for _, subject := range []string{
+		"gw.x-1.deliver", "slice.1", "work.slice.1", "app.changed", "send.apns.0", "receipt.d", "$JS.API.STREAM.DELETE.SEND", "$JS.ACK.R.x",
+	} {
 		if err := sender.Publish(subject, nil); err != nil {
 			t.Fatal(err)
 		}

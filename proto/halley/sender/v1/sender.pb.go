@@ -784,7 +784,9 @@ type Report struct {
 	// How many attempts the results took.
 	Attempts uint32 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	// The job that the results are of; 0 for receipts.
-	Job           uint64 `protobuf:"varint,8,opt,name=job,proto3" json:"job,omitempty"`
+	Job uint64 `protobuf:"varint,8,opt,name=job,proto3" json:"job,omitempty"`
+	// When the job's targets without a result are tried again; absent: there are none. Until then nobody else tries them.
+	AgainAt       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=again_at,json=againAt,proto3" json:"again_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +875,13 @@ func (x *Report) GetJob() uint64 {
 		return x.Job
 	}
 	return 0
+}
+
+func (x *Report) GetAgainAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AgainAt
+	}
+	return nil
 }
 
 // Subject check.<channel>, a request: a sender takes the candidate credential of an app and answers whether it works.
@@ -1059,7 +1068,7 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\tvendor_id\x18\x05 \x01(\tR\bvendorId\x123\n" +
 	"\agone_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06goneAtB\n" +
 	"\n" +
-	"\b_ordinal\"\xe1\x01\n" +
+	"\b_ordinal\"\x98\x02\n" +
 	"\x06Report\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\x12\x17\n" +
 	"\apush_id\x18\x02 \x01(\fR\x06pushId\x12\x14\n" +
@@ -1068,7 +1077,8 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\achannel\x18\x05 \x01(\tR\achannel\x122\n" +
 	"\aresults\x18\x06 \x03(\v2\x18.halley.sender.v1.ResultR\aresults\x12\x1a\n" +
 	"\battempts\x18\a \x01(\rR\battempts\x12\x10\n" +
-	"\x03job\x18\b \x01(\x04R\x03job\"\x19\n" +
+	"\x03job\x18\b \x01(\x04R\x03job\x125\n" +
+	"\bagain_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aagainAt\"\x19\n" +
 	"\x05Check\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\"\x84\x01\n" +
 	"\aChecked\x12\x14\n" +
@@ -1143,16 +1153,17 @@ var file_halley_sender_v1_sender_proto_depIdxs = []int32{
 	0,  // 10: halley.sender.v1.Result.outcome:type_name -> halley.sender.v1.Outcome
 	13, // 11: halley.sender.v1.Result.gone_at:type_name -> google.protobuf.Timestamp
 	8,  // 12: halley.sender.v1.Report.results:type_name -> halley.sender.v1.Result
-	13, // 13: halley.sender.v1.Checked.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 14: halley.sender.v1.CredentialService.GetCredential:input_type -> halley.sender.v1.GetCredentialRequest
-	3,  // 15: halley.sender.v1.CredentialService.WatchCredentials:input_type -> halley.sender.v1.WatchCredentialsRequest
-	2,  // 16: halley.sender.v1.CredentialService.GetCredential:output_type -> halley.sender.v1.GetCredentialResponse
-	4,  // 17: halley.sender.v1.CredentialService.WatchCredentials:output_type -> halley.sender.v1.WatchCredentialsResponse
-	16, // [16:18] is the sub-list for method output_type
-	14, // [14:16] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	13, // 13: halley.sender.v1.Report.again_at:type_name -> google.protobuf.Timestamp
+	13, // 14: halley.sender.v1.Checked.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 15: halley.sender.v1.CredentialService.GetCredential:input_type -> halley.sender.v1.GetCredentialRequest
+	3,  // 16: halley.sender.v1.CredentialService.WatchCredentials:input_type -> halley.sender.v1.WatchCredentialsRequest
+	2,  // 17: halley.sender.v1.CredentialService.GetCredential:output_type -> halley.sender.v1.GetCredentialResponse
+	4,  // 18: halley.sender.v1.CredentialService.WatchCredentials:output_type -> halley.sender.v1.WatchCredentialsResponse
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_halley_sender_v1_sender_proto_init() }

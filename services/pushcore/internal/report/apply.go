@@ -51,18 +51,15 @@ func (r *report) ref() vendor.Ref {
 	return vendor.Ref{Bucket: r.Bucket(), Push: r.Push, Slice: r.Slice, Channel: r.number, Job: r.job}
 }
 
-// done returns the members of the report's job that have results; nil if none has.
-func (r *report) done() *roaring.Bitmap {
-	var bits *roaring.Bitmap
+// done returns what the report says of its job, and whether it says anything.
+func (r *report) done() (vendor.Done, bool) {
+	d := vendor.Done{Ref: r.ref(), Members: roaring.New(), Again: r.again}
 	for _, res := range r.results {
 		if !res.receipt {
-			if bits == nil {
-				bits = roaring.New()
-			}
-			bits.Add(ordinal.Low(res.ordinal))
+			d.Members.Add(ordinal.Low(res.ordinal))
 		}
 	}
-	return bits
+	return d, !d.Members.IsEmpty() || !d.Again.IsZero()
 }
 
 // changes are what a batch of reports means for direct deliveries.
@@ -135,8 +132,8 @@ func (c *changes) add(one *report, push *message.Push) {
 			})
 		}
 	}
-	if bits := one.done(); bits != nil {
-		c.done = append(c.done, vendor.Done{Ref: one.ref(), Members: bits})
+	if d, ok := one.done(); ok {
+		c.done = append(c.done, d)
 	}
 }
 
@@ -174,8 +171,8 @@ func (r *Reports) applyAudience(ctx context.Context, w *work) error {
 	done := map[ledger.SliceKey][]vendor.Done{}
 	for _, one := range w.reports {
 		one.merge(merged, w.pushes[one.Push])
-		if bits := one.done(); bits != nil {
-			done[one.SliceKey] = append(done[one.SliceKey], vendor.Done{Ref: one.ref(), Members: bits})
+		if d, ok := one.done(); ok {
+			done[one.SliceKey] = append(done[one.SliceKey], d)
 		}
 	}
 	var all []ledger.SliceChange

@@ -86,6 +86,7 @@ type report struct {
 	channel  string
 	number   int16
 	job      int64
+	again    time.Time // when the rest of the job is tried again; zero: there is none
 	results  []result
 }
 
@@ -153,6 +154,9 @@ func decode(data []byte) (*report, error) {
 	d := &report{
 		SliceKey: ledger.SliceKey{App: m.GetApp(), Push: id, Slice: m.GetSlice()},
 		audience: m.GetAudience(), channel: m.GetChannel(), number: number, job: int64(m.GetJob()),
+	}
+	if m.GetAgainAt() != nil {
+		d.again = m.GetAgainAt().AsTime()
 	}
 	for _, one := range m.GetResults() {
 		d.results = append(d.results, result{Result: one, ordinal: one.GetOrdinal(), receipt: one.Ordinal == nil})

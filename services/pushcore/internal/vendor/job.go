@@ -118,14 +118,18 @@ func insertJobs(ctx context.Context, tx pgx.Tx, jobs []newJob) ([]Ref, error) {
 	return refs, nil
 }
 
-// Done are members of jobs that have their results.
+// Done is what a sender says of a job.
 type Done struct {
 	Ref
+	// Members have their results.
 	Members *roaring.Bitmap
+	// Again is when the sender tries the others again; zero: it does not.
+	Again time.Time
 }
 
-// TakeOut takes members out of their jobs, in the transaction that applies their results. A job without members goes. A Ref
-// without a job means every job of the push for that slice and channel.
+// TakeOut takes members out of their jobs, in the transaction that applies their results. A job without members goes; one
+// whose sender tries it again is not published again before that. A Ref without a job means every job of the push for that
+// slice and channel.
 func TakeOut(ctx context.Context, tx pgx.Tx, done []Done) error {
 	if len(done) == 0 {
 		return nil
@@ -146,7 +150,7 @@ func TakeOut(ctx context.Context, tx pgx.Tx, done []Done) error {
 	if err != nil {
 		return fmt.Errorf("lock jobs: %w", err)
 	}
-	left := map[Ref]*roaring.Bitmap{}
+	left, again := map[Ref]*roaring.Bitmap{}, map[Ref]time.Time{}
 	var n, job int64
 	var stored []byte
 	_, err = pgx.ForEachRow(rows, []any{&n, &job, &stored}, func() error {
@@ -159,6 +163,9 @@ func TakeOut(ctx context.Context, tx pgx.Tx, done []Done) error {
 			}
 		}
 		left[d.Ref].AndNot(d.Members)
+		if d.Again.After(again[d.Ref]) {
+			again[d.Ref] = d.Again
+		}
 		return nil
 	})
 	if err != nil {
@@ -175,8 +182,9 @@ func TakeOut(ctx context.Context, tx pgx.Tx, done []Done) error {
 		if err != nil {
 			return fmt.Errorf("encode members: %w", err)
 		}
-		b.Queue(`UPDATE send_job SET members = $6
-			WHERE bucket = $1 AND push_id = $2 AND slice = $3 AND channel = $4 AND job = $5`, append(key, encoded)...)
+		b.Queue(`UPDATE send_job SET members = $6, next_try = greatest(next_try, least(expires_at, $7::timestamptz + $8::interval))
+			WHERE bucket = $1 AND push_id = $2 AND slice = $3 AND channel = $4 AND job = $5`,
+			append(key, encoded, again[r], againAfter)...)
 	}
 	if b.Len() == 0 {
 		return nil

@@ -57,6 +57,7 @@ type Publisher struct {
 	pushes       *message.Store
 	ledger       *ledger.Ledger
 	stream       *stream.Stream
+	retries      *stream.Stream // is the senders'; they may not make it
 	metrics      *Metrics
 	log          *slog.Logger
 
@@ -99,6 +100,12 @@ func NewPublisher(parts PublisherParts) *Publisher {
 			Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, MaxBytes: maxStream,
 			Duplicates: repeatsWithin, MaxAge: 8 * 24 * time.Hour, // the longest ttl, and a day
 		}),
+		// What is dropped here beyond its size is published again from PostgreSQL, after a while.
+		retries: stream.New(parts.BulkJS, jetstream.StreamConfig{
+			Name: subject.StreamRetries, Subjects: []string{"retry.>"}, Retention: jetstream.WorkQueuePolicy,
+			Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld, MaxBytes: maxStream,
+			AllowMsgSchedules: true, MaxAge: 8 * 24 * time.Hour,
+		}),
 	}
 	for _, pl := range []*plane{&p.direct, &p.bulk} {
 		pl.queue = batch.New(publishers, perPublish, maxWaiting, func(ctx context.Context, turns []turn) { p.publish(ctx, pl, turns) })
@@ -140,6 +147,9 @@ func (p *Publisher) look(ctx context.Context) error {
 	defer cancel()
 	made, err := p.stream.Made(ctx)
 	if err != nil {
+		return err
+	}
+	if _, err := p.retries.Made(ctx); err != nil {
 		return err
 	}
 	made = made.Truncate(time.Microsecond) // what PostgreSQL keeps

@@ -1,0 +1,220 @@
+package sender
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	senderv1 "github.com/halleypush/halley/proto/halley/sender/v1"
+)
+
+// maxRateWait is how long a request waits for its app's rate limit before its job goes back to JetStream.
+const maxRateWait = 5 * time.Second
+
+// settled is what an attempt at a job came to.
+type settled struct {
+	mu      sync.Mutex
+	results []*senderv1.Result
+	retry   []*senderv1.Target // again, not before at
+	at      time.Time
+	counted bool // an attempt was made: it counts against the tries
+}
+
+func (s *settled) final(targets []*senderv1.Target, outcome senderv1.Outcome, code string) {
+	for _, t := range targets {
+		s.add(&senderv1.Result{Ordinal: &t.Ordinal, Token: t.GetToken(), Outcome: outcome, Code: code})
+	}
+}
+
+func (s *settled) add(r *senderv1.Result) {
+	s.mu.Lock()
+	s.results = append(s.results, r)
+	s.mu.Unlock()
+}
+
+// later has targets tried again, all of a job's at the same time: the latest that one of them asked for.
+func (s *settled) later(targets []*senderv1.Target, at time.Time, counted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retry = append(s.retry, targets...)
+	if at.After(s.at) {
+		s.at = at
+	}
+	s.counted = s.counted || counted
+}
+
+// attempt makes one attempt at each target of a job. It returns when the vendor has answered for all of them.
+func (s *Sender) attempt(ctx context.Context, job *senderv1.Job) *settled {
+	out, now := &settled{}, time.Now()
+	expires := job.GetExpiresAt().AsTime()
+	if !now.Before(expires) {
+		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_EXPIRED, "")
+		return out
+	}
+	h, err := s.credentials.get(ctx, job.GetApp())
+	switch {
+	case errors.Is(err, errNoCredential):
+		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, err.Error())
+		return out
+	case err != nil:
+		s.log.WarnContext(ctx, "no credential for now", "app", job.GetAppId(), "error", err)
+		out.later(job.GetTargets(), now.Add(jitter(parkFor)), false)
+		return out
+	}
+	url := ""
+	if s.config.PublicURL != "" {
+		url = s.receiptURL(h)
+	}
+	all, clamped, err := requests(job, s.limits, h, url, now)
+	if err != nil {
+		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_REJECTED, err.Error())
+		return out
+	}
+	if clamped {
+		s.metrics.clamped.Inc()
+	}
+	t := s.tenant(job.GetApp())
+	var wg sync.WaitGroup
+	for _, r := range all {
+		t.slots <- struct{}{} // given back within the time-out of a request
+		wg.Go(func() {
+			defer func() { <-t.slots }()
+			s.send(ctx, job, t, h, r, out)
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// send makes one request and sorts its targets by what became of them.
+func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held, r request, out *settled) {
+	now, expires := time.Now(), job.GetExpiresAt().AsTime()
+	if until, spent := t.quota(now, len(r.targets)); spent {
+		s.quotaSpent(r.targets, until, expires, "the quota is spent", out)
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, maxRateWait)
+	defer cancel()
+	if t.rate.Wait(wait) != nil {
+		out.later(r.targets, now.Add(jitter(parkFor)), false)
+		return
+	}
+	done, err := t.breaker.Allow()
+	if err != nil { // open: the vendor fails for this app
+		s.metrics.parked.WithLabelValues("breaker").Inc()
+		out.later(r.targets, now.Add(jitter(s.config.BreakerFor)), false)
+		return
+	}
+	results := s.call(ctx, job, h, r)
+	failed := true
+	for _, result := range results {
+		failed = failed && result.Outcome == Retry && result.After == 0
+	}
+	if failed {
+		done(errFailed)
+	} else {
+		done(nil)
+	}
+	for i, result := range results {
+		s.sort(job, t, r.targets[i], result, expires, out)
+	}
+}
+
+var errFailed = errors.New("the request failed")
+
+// call asks the vendor; again, once, with a fresh credential if it says that this one is bad.
+func (s *Sender) call(ctx context.Context, job *senderv1.Job, h *held, r request) []Result {
+	ctx, span := s.span(ctx, job, len(r.targets))
+	defer span.End()
+	results := s.callOnce(ctx, h, r)
+	if results[0].Outcome != CredentialBad {
+		return results
+	}
+	s.credentials.drop(job.GetApp())
+	fresh, err := s.credentials.get(ctx, job.GetApp())
+	if err != nil {
+		return results
+	}
+	return s.callOnce(ctx, fresh, r)
+}
+
+func (s *Sender) callOnce(ctx context.Context, h *held, r request) []Result {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	begin := time.Now()
+	results := s.vendor.Send(ctx, h.credential, r.message)
+	s.metrics.seconds.Observe(time.Since(begin).Seconds())
+	for len(results) < len(r.targets) { // a vendor's package that forgets a target: the runtime does not
+		results = append(results, Result{Outcome: Retry, Code: "no result"})
+	}
+	for _, result := range results[:len(r.targets)] {
+		s.metrics.results[result.Outcome].Inc()
+	}
+	return results[:len(r.targets)]
+}
+
+var outcomes = map[Outcome]senderv1.Outcome{
+	Accepted: senderv1.Outcome_OUTCOME_ACCEPTED, TokenGone: senderv1.Outcome_OUTCOME_TOKEN_GONE,
+	Rejected: senderv1.Outcome_OUTCOME_REJECTED, CredentialBad: senderv1.Outcome_OUTCOME_CREDENTIAL_BAD,
+}
+
+func (s *Sender) sort(job *senderv1.Job, t *tenant, target *senderv1.Target, r Result, expires time.Time, out *settled) {
+	now, one := time.Now(), []*senderv1.Target{target}
+	switch r.Outcome {
+	case Retry:
+		if int(job.GetAttempts())+1 >= s.config.Tries {
+			out.final(one, senderv1.Outcome_OUTCOME_GIVEN_UP, r.Code)
+			return
+		}
+		after := r.After
+		if after <= 0 {
+			after = jitter(min(s.config.FirstRetry<<min(job.GetAttempts(), 20), s.config.LongestRetry))
+		}
+		if at := now.Add(after); at.Before(expires) {
+			out.later(one, at, true)
+		} else {
+			out.final(one, senderv1.Outcome_OUTCOME_EXPIRED, r.Code)
+		}
+	case QuotaSpent:
+		until := r.Until
+		if until.IsZero() {
+			until = midnight(now)
+		}
+		t.spend(until)
+		s.quotaSpent(one, until, expires, r.Code, out)
+	default:
+		result := &senderv1.Result{
+			Ordinal: &target.Ordinal, Token: target.GetToken(), Outcome: outcomes[r.Outcome], Code: r.Code, VendorId: r.VendorID,
+		}
+		if !r.GoneAt.IsZero() {
+			result.GoneAt = timestamppb.New(r.GoneAt)
+		}
+		out.add(result)
+	}
+}
+
+func (s *Sender) quotaSpent(targets []*senderv1.Target, until, expires time.Time, code string, out *settled) {
+	if !until.Before(expires) {
+		out.final(targets, senderv1.Outcome_OUTCOME_QUOTA_SPENT, code)
+		return
+	}
+	s.metrics.parked.WithLabelValues("quota").Inc()
+	out.later(targets, until.Add(jitter(time.Minute)), false)
+}
+
+// jitter returns between a half and all of a time.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
+// span begins the span of one request, within the trace of the call that the push came with.
+func (s *Sender) span(ctx context.Context, job *senderv1.Job, targets int) (context.Context, trace.Span) {
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": job.GetTrace()})
+	return s.telemetry.Traces.Tracer("halley/sender").Start(ctx, "send "+s.vendor.Channel(), //nolint:spancheck // the caller ends it
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("halley.app", job.GetAppId()), attribute.Int("halley.targets", targets)))
+}

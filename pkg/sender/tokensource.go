@@ -1,0 +1,58 @@
+package sender
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// refreshAhead is how long before its end a token is fetched anew.
+const refreshAhead = time.Minute
+
+// TokenSource keeps an access token that has to be fetched and ends after a while. Whoever needs one while it is being fetched
+// waits for the same answer.
+type TokenSource struct {
+	// Fetch gets a token and says how long it holds.
+	Fetch func(ctx context.Context) (token string, holds time.Duration, err error)
+
+	loads singleflight.Group
+	mu    sync.Mutex
+	token string    // guarded by mu
+	ends  time.Time // guarded by mu
+}
+
+// Token returns a token that holds for a while still. It blocks while one is fetched.
+func (s *TokenSource) Token(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	token, ends := s.token, s.ends
+	s.mu.Unlock()
+	if token != "" && time.Until(ends) > 0 {
+		return token, nil
+	}
+	fetched, err, _ := s.loads.Do("", func() (any, error) {
+		// The one who began it may give up; the others still want it.
+		token, holds, err := s.Fetch(context.WithoutCancel(ctx))
+		if err != nil {
+			return "", err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.token, s.ends = token, time.Now().Add(max(holds-refreshAhead, holds/2))
+		return token, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return fetched.(string), nil
+}
+
+// Void forgets a token that the vendor does not take any more, unless there is a newer one already.
+func (s *TokenSource) Void(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token == token {
+		s.token = ""
+	}
+}
