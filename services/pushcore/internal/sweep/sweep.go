@@ -66,8 +66,8 @@ type Parts struct {
 	Retention time.Duration
 	// Behind is how far the ledger is behind the gateways.
 	Behind  func() time.Duration
-	Log       *slog.Logger
-	Metrics   prometheus.Registerer
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // New returns a sweeper.
