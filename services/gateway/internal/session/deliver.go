@@ -204,7 +204,9 @@ func (s *Session) remembers(now uint32, push uuid.UUID) *recent {
 func (s *Session) remember(out *Output, now uint32, push uuid.UUID, proof ledgerv1.Step) {
 	a := s.activate(out)
 	if len(a.recent) == remembered {
-		a.recent = slices.Delete(a.recent, 0, 1)
+		// The oldest that is over: what is in flight must not go out again.
+		oldest := slices.IndexFunc(a.recent, func(r recent) bool { return r.proof != ledgerv1.Step_STEP_UNSPECIFIED })
+		a.recent = slices.Delete(a.recent, max(oldest, 0), max(oldest, 0)+1)
 	}
 	a.recent = append(a.recent, recent{push: push, at: now, proof: proof})
 }
@@ -247,12 +249,15 @@ func before(id uuid.UUID) uuid.UUID {
 }
 
 // PullAll has the session Pull from the oldest: something is kept for it, or may be after a gap. The answer to a Pull that is
-// under way does not count any more: it may be from before.
+// under way does not count any more: it may be from before. So may be the answer to an Open: a Pull follows it.
 func (s *Session) PullAll(out *Output) {
-	if s.Receiving() {
+	switch {
+	case s.Receiving():
 		s.flags &^= pulling
 		s.miss(out, uuid.Nil)
 		s.pullIfRoom(out)
+	case s.is(asked) && s.is(openAsReceiving) && !s.is(closed):
+		s.miss(out, uuid.Nil)
 	}
 }
 
@@ -290,7 +295,10 @@ func (s *Session) OnOpened(out *Output, c Clock, off bool, kept []Kept, more boo
 		s.active.report = nil
 	}
 	s.forwardCalls(out)
-	s.set(live, s.is(openAsReceiving) && s.is(subscribed))
+	s.set(live, s.is(openAsReceiving) && s.is(subscribed) && !s.is(stale))
+	if s.is(stale) {
+		s.ask(out)
+	}
 	s.open(out) // again, if the device subscribed or unsubscribed meanwhile
 	var waiting []held
 	if s.active != nil {

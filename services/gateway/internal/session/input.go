@@ -465,6 +465,7 @@ func (s *Session) revoke(topic string) bool {
 	switch {
 	case topic == "push/"+s.App.ID:
 		was := s.is(subscribed)
+		s.set(stale, s.is(asked))
 		s.flags &^= subscribed | subscribedQoS1 | live | wantPull | missedMeanwhile
 		return was
 	case topic == "reply/"+s.App.ID+"/+":

@@ -57,6 +57,8 @@ const (
 	// asked: an Open is under way. opened: pushcore has answered one with OPEN, so calls and events go through.
 	asked
 	opened
+	// stale: the device unsubscribed while an Open was under way. Its answer may miss what was not handed over meanwhile.
+	stale
 	// openAsReceiving: the newest Open said so. live: one that said so was answered, so pushes are handed over.
 	openAsReceiving
 	live
@@ -284,7 +286,7 @@ func (s *Session) open(out *Output) {
 
 func (s *Session) ask(out *Output) {
 	s.flags |= asked
-	s.flags &^= pulling // what is kept comes with the answer
+	s.flags &^= stale | pulling // what is kept comes with the answer
 	s.set(openAsReceiving, s.is(subscribed))
 	out.Actions = append(out.Actions, Action{Kind: DoOpen, Receiving: s.is(subscribed), Limit: s.room()})
 }

@@ -344,6 +344,28 @@ func TestADirectPushIsRememberedForTenMinutes(t *testing.T) {
 	r.wantPackets(t, packets.Publish)
 }
 
+func TestAPushInFlightIsRememberedBeyondTheOthers(t *testing.T) {
+	t.Parallel()
+	r := newOpenRig(t)
+	slow := newMessage(r, 0)
+	r.deliver(t, slow)
+	r.wantPackets(t, packets.Publish)
+	for n := range byte(100) {
+		r.deliver(t, newMessage(r, n+1))
+		r.ack(t, r.wantPackets(t, packets.Publish)[0].PacketID)
+	}
+	r.actions = nil
+	if got := r.deliver(t, slow); got != session.Taken {
+		t.Errorf("the delivery is %v", got)
+	}
+	r.PullAll(&r.out)
+	r.settle(t)
+	pull := r.wantActions(t, session.DoPull)[0]
+	r.OnPulled(&r.out, r.clock(), pull.Seq, true, []session.Kept{{Message: slow}}, false)
+	r.settle(t)
+	r.wantPackets(t) // MQTT forbids to send it again on this connection
+}
+
 func TestPacketIdentifiersInUseAreNotUsedAgain(t *testing.T) {
 	t.Parallel()
 	r := newOpenRig(t)
