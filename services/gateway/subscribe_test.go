@@ -218,6 +218,17 @@ func TestThePacketLimitIsASetting(t *testing.T) {
 	wire.Next(t, packets.Puback)
 	wire.Publish(t, 1, "event/demo", strings.Repeat(" ", 2000))
 	wire.WantDisconnect(t, 0x95)
+
+	announced := greeted(t, site, gatewaytest.V311)
+	announced.Write(t, []byte{0x30, 0xD1, 0x0F}) // 2,001 bytes are to follow: it is not waited for them
+	announced.WantClosed(t)
+
+	connect := site.Dial(t, gatewaytest.V5)
+	connect.Send(t, connect.ConnectAs(strings.Repeat("x", 2000), "demo", "secret"))
+	connect.WantClosed(t)
+	gatewaytest.Eventually(t, "both sessions were closed for that", func() bool {
+		return site.Metric(t, "halley_gateway_closes_total", `reason="too_large"`) == 2
+	})
 }
 
 func TestPacketsMayComeInAnyPieces(t *testing.T) {

@@ -224,3 +224,35 @@ func TestAStoppingGatewaySendsItsDevicesAwayOverAllTransports(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Half a handshake holds a connection no longer than half a CONNECT.
+func TestPeersThatDoNotSayWhoTheyAreAreClosedOnEveryTransport(t *testing.T) {
+	t.Parallel()
+	site, client := startSecure(t)
+	plain := func(address string) net.Conn {
+		t.Helper()
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	shaken, err := tls.Dial("tcp", site.MQTTSAddr(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, upgraded := dialWebSocket(t, "wss://"+site.WebSocketAddr()+"/mqtt", client, "mqtt")
+	for name, conn := range map[string]net.Conn{
+		"no TLS handshake": plain(site.MQTTSAddr()), "TLS, no CONNECT": shaken,
+		"no HTTP": plain(site.WebSocketAddr()), "WebSocket, no CONNECT": upgraded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			begun := time.Now()
+			gatewaytest.NewWire(t, conn, gatewaytest.V5).WantClosed(t)
+			if took := time.Since(begun); took < 8*time.Second || took > 20*time.Second {
+				t.Errorf("closed after %v", took)
+			}
+		})
+	}
+}
