@@ -13,11 +13,12 @@ export CGO_ENABLED ?= 1
 # Runs a command with the PostgreSQL that tools/setup/postgres.sh has put into .tools, if it had to.
 WITH_POSTGRES := tools/setup/postgres.sh run
 
-# What can be set: make e2e ROUNDS=10 RUN=TestFaults, make bench QUICK=1 SUITE=spine RUN=list, make fuzz FUZZTIME=5m.
+# What can be set: make e2e ROUNDS=10 RUN=TestFaults, make bench QUICK=1 SUITE=spine RUN=list PROFILES=/tmp/p, make fuzz FUZZTIME=5m.
 ROUNDS ?= 1
 RUN ?= .
 QUICK ?=
 SUITE ?=
+PROFILES ?=
 FUZZTIME ?= 30s
 
 # $(call need,path): says plainly which part of the product a target waits for.
@@ -133,7 +134,7 @@ bench: build $(BIN)/.nats ## Measure, beside what others do; figures in bench/ou
 	tools/setup/postgres.sh install
 	tools/setup/e2e.sh
 	@mkdir -p bench/out
-	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) go run ./bench/cmd/bench -out bench/out $(if $(QUICK),-quick) $(if $(SUITE),-suite $(SUITE)) -run '$(RUN)'
+	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) go run ./bench/cmd/bench -out bench/out $(if $(QUICK),-quick) $(if $(SUITE),-suite $(SUITE)) $(if $(PROFILES),-profiles $(PROFILES)) -run '$(RUN)'
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz test in turn, each for FUZZTIME.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,16 +18,11 @@ import (
 
 	"github.com/halleypush/halley/bench/internal/report"
 	"github.com/halleypush/halley/bench/internal/spine"
+	"github.com/halleypush/halley/bench/internal/suite"
 )
 
-// suite measures one thing. quick is a short run, to see that it works.
-type suite struct {
-	name string
-	run  func(ctx context.Context, bin string, quick bool, only *regexp.Regexp, out io.Writer) ([]report.Figure, error)
-}
-
-func suites() []suite {
-	return []suite{{"spine", spine.Run}}
+func suites() []suite.Suite {
+	return []suite.Suite{{Name: "spine", Run: spine.Run}}
 }
 
 func main() {
@@ -50,12 +44,13 @@ func run(ctx context.Context) error {
 	}
 	var names []string
 	for _, s := range suites() {
-		names = append(names, s.name)
+		names = append(names, s.Name)
 	}
 	only := flag.String("suite", strings.Join(names, ","), "the `suites` to run, with commas")
 	dir := flag.String("out", "bench/out", "the `folder` for the figures")
 	pattern := flag.String("run", ".", "measure only the figures whose name this `regexp` matches")
 	quick := flag.Bool("quick", false, "a short run; its figures say little")
+	profiles := flag.String("profiles", "", "the `folder` for profiles of the parts under each load; none without it")
 	flag.Parse()
 	bin, err := filepath.Abs(os.Getenv("HALLEY_BENCH_BIN"))
 	if err != nil || os.Getenv("HALLEY_BENCH_BIN") == "" {
@@ -65,15 +60,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
+	o := suite.Options{Bin: bin, Quick: *quick, Only: figures, Profiles: *profiles, Out: os.Stdout}
 	for _, name := range strings.Split(*only, ",") {
 		found := false
 		for _, s := range suites() {
-			if s.name != name {
+			if s.Name != name {
 				continue
 			}
 			found = true
 			begin := time.Now()
-			measured, err := s.run(ctx, bin, *quick, figures, os.Stdout)
+			measured, err := s.Run(ctx, o)
 			if err := errors.Join(err, write(*dir, name, measured)); err != nil {
 				return fmt.Errorf("suite %s: %w", name, err)
 			}

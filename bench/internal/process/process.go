@@ -139,6 +139,30 @@ func CPU(pid int) (time.Duration, error) {
 	return total, nil
 }
 
+// Busy returns the processor time that the whole machine has spent on anything, also on other machines' account (steal).
+func Busy() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(first)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, errors.New("/proc/stat is not what it was")
+	}
+	var total time.Duration
+	for i, field := range fields[1:9] { // user nice system idle iowait irq softirq steal
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		if i != 3 && i != 4 {
+			total += time.Duration(n) * tick
+		}
+	}
+	return total, nil
+}
+
 // RSS returns the process's resident memory in bytes.
 func (p *Process) RSS() (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.pid))

@@ -35,10 +35,10 @@ const (
 type Site struct {
 	// URL is that of REST and of the phones' HTTPS calls; GRPC and MQTT are host:port.
 	URL, GRPC, MQTT string
-	// Admin is the gateway's operators' port.
-	Admin             string
-	Pushcore, Gateway *process.Process
-	NATS              *process.Process
+	// Admin is the gateway's operators' port, PushcoreAdmin pushcore's.
+	Admin, PushcoreAdmin string
+	Pushcore, Gateway    *process.Process
+	NATS                 *process.Process
 	// SQL reads the database: whether something has been applied is asked there, so that asking does not load pushcore.
 	SQL    *pgxpool.Pool
 	Client *client.Client
@@ -49,16 +49,16 @@ type Site struct {
 	Config []string
 
 	dir, nats, internal string
-
-	postgres *postgres.Cluster
-	closers  []func()
+	statements          bool
+	postgres            *postgres.Cluster
+	closers             []func()
 }
 
-// Start starts a site whose programs are in the folder bin. Close it.
-func Start(ctx context.Context, bin string) (_ *Site, err error) {
+// Start starts a site whose programs are in the folder bin; with statements, PostgreSQL counts what each costs. Close it.
+func Start(ctx context.Context, bin string, statements bool) (_ *Site, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
-	s := &Site{App: appID}
+	s := &Site{App: appID, statements: statements}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -93,8 +93,14 @@ func (s *Site) Close() {
 }
 
 func (s *Site) startPostgres(ctx context.Context, _ string) (err error) {
+	settings := map[string]string{}
+	if s.statements {
+		settings["shared_preload_libraries"] = "pg_stat_statements"
+		s.Config = append(s.Config, "PostgreSQL: shared_preload_libraries pg_stat_statements")
+	}
 	s.postgres, err = postgres.Start(ctx, postgres.Options{
 		DataDir: filepath.Join(s.dir, "postgres"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Settings: settings,
 	})
 	if err != nil {
 		return err
@@ -111,6 +117,12 @@ func (s *Site) startPostgres(ctx context.Context, _ string) (err error) {
 		return err
 	}
 	s.later(s.SQL.Close)
+	if !s.statements {
+		return nil
+	}
+	if _, err = s.SQL.Exec(ctx, "CREATE EXTENSION pg_stat_statements"); err != nil {
+		return fmt.Errorf("count statements: %w", err)
+	}
 	return nil
 }
 
@@ -188,7 +200,7 @@ telemetry: {listen: "%s", profiles: true}
 		return err
 	}
 	s.later(s.Pushcore.Stop)
-	s.URL, s.GRPC, s.internal = "http://"+a[0], a[1], a[2]
+	s.URL, s.GRPC, s.internal, s.PushcoreAdmin = "http://"+a[0], a[1], a[2], a[3]
 	s.Config = append(s.Config, "pushcore: telemetry.profiles true")
 	return s.Pushcore.Await(ctx, process.Ready(ctx, "http://"+a[3]+"/readyz"))
 }

@@ -31,6 +31,9 @@ func (b *bench) broadcast(ctx context.Context, ours *swarm.Swarm) error {
 		if err != nil {
 			return fmt.Errorf("broadcast: %w", err)
 		}
+		if err := b.counted(ctx); err != nil {
+			return fmt.Errorf("broadcast in the ledger: %w", err)
+		}
 		halley = append(halley, cost)
 		theirs, theirTime, err := m.broadcast(payload)
 		if err != nil {
@@ -91,8 +94,27 @@ func quiescent(ctx context.Context, p *process.Process) error {
 
 func (b *bench) pushAll(ctx context.Context) error {
 	request := b.notification(&pushv1.Audience{Target: &pushv1.Audience_All_{All: &pushv1.Audience_All{}}})
-	_, err := b.site.Client.Push(ctx, request)
+	answer, err := b.site.Client.Push(ctx, request)
+	b.pushed = answer.GetPushId()
 	return err
+}
+
+// counted waits until the ledger has the last broadcast as arrived at every session.
+func (b *bench) counted(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, broadcastWithin)
+	defer cancel()
+	for {
+		push, err := b.site.Client.GetPush(ctx, b.site.App, b.pushed)
+		if err != nil {
+			return err
+		}
+		if int(push.GetCounts().GetArrived()) == b.sessions {
+			return nil
+		}
+		if err := wait(ctx, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("%d of %d have arrived: %w", push.GetCounts().GetArrived(), b.sessions, err)
+		}
+	}
 }
 
 // warm pushes once to everybody, unmeasured, and returns what a device got.

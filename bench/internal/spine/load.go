@@ -36,7 +36,7 @@ type load struct {
 // is in the ledger as arrived: nothing is left in a queue.
 func (b *bench) run(ctx context.Context, s *swarm.Swarm, l load) error {
 	var rates []float64
-	for range b.rounds {
+	for round := range b.rounds {
 		before, err := b.applied(ctx)
 		if err != nil {
 			return err
@@ -45,6 +45,10 @@ func (b *bench) run(ctx context.Context, s *swarm.Swarm, l load) error {
 		costs, err := b.costs()
 		if err != nil {
 			return err
+		}
+		profiled := func() error { return nil }
+		if b.Profiles != "" && round == b.rounds-1 {
+			profiled = b.profile(ctx, l.name, b.sizes.load/time.Duration(b.rounds))
 		}
 		begin := time.Now()
 		accepted, err := b.callAll(ctx, s, l, b.sizes.load/time.Duration(b.rounds))
@@ -56,16 +60,16 @@ func (b *bench) run(ctx context.Context, s *swarm.Swarm, l load) error {
 			return err
 		}
 		took := time.Since(begin)
-		if after, err := b.applied(ctx); err != nil || after != before+accepted {
-			return errors.Join(err, fmt.Errorf("%d deliveries have arrived, not %d", after-before, accepted))
+		if arrived, err := b.applied(ctx); err != nil || arrived != before+accepted {
+			return errors.Join(err, fmt.Errorf("%d deliveries have arrived, not %d", arrived-before, accepted))
 		}
 		rates = append(rates, float64(accepted)/took.Seconds())
-		spent, err := b.costs()
-		if err != nil {
+		after, err := b.costs()
+		if err := errors.Join(err, profiled()); err != nil {
 			return err
 		}
 		b.say("%s: %d deliveries accepted in %.1f s, applied after %.1f s: %.0f/s; %s", l.name, accepted, called.Seconds(), took.Seconds(),
-			rates[len(rates)-1], spent.since(costs).per(accepted))
+			rates[len(rates)-1], after.since(costs).per(accepted))
 		if repeats := s.Count() - came - accepted; repeats != 0 {
 			b.say("%s: %d messages came more than once", l.name, repeats)
 		}

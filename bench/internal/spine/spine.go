@@ -4,13 +4,11 @@ package spine
 import (
 	"context"
 	"fmt"
-	"io"
-	"regexp"
-	"slices"
 	"time"
 
 	"github.com/halleypush/halley/bench/internal/report"
 	"github.com/halleypush/halley/bench/internal/site"
+	"github.com/halleypush/halley/bench/internal/suite"
 	"github.com/halleypush/halley/bench/internal/swarm"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 )
@@ -36,22 +34,22 @@ func sizesOf(quick bool) sizes {
 // bench is one run.
 type bench struct {
 	sizes
+	suite.Options
 	site    *site.Site
 	who     []swarm.Identity
-	only    *regexp.Regexp
-	out     io.Writer
 	figures []report.Figure
 	arrived arrivals
+	pushed  string // the last broadcast's id
 }
 
-// Run measures. bin is the folder of the programs; figures whose name does not match only are left out.
-func Run(ctx context.Context, bin string, quick bool, only *regexp.Regexp, out io.Writer) ([]report.Figure, error) {
-	s, err := site.Start(ctx, bin)
+// Run measures.
+func Run(ctx context.Context, o suite.Options) ([]report.Figure, error) {
+	s, err := site.Start(ctx, o.Bin, o.Profiles != "")
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	b := &bench{sizes: sizesOf(quick), site: s, only: only, out: out}
+	b := &bench{sizes: sizesOf(o.Quick), site: s, Options: o}
 	b.say("%+v", b.sizes)
 	for _, line := range s.Config {
 		b.say("%s", line)
@@ -67,16 +65,13 @@ func Run(ctx context.Context, bin string, quick bool, only *regexp.Regexp, out i
 	return b.figures, nil
 }
 
-// wanted reports whether one of the figures is to be measured.
-func (b *bench) wanted(names ...string) bool { return slices.ContainsFunc(names, b.only.MatchString) }
-
 func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
+	fmt.Fprintf(b.Out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
 }
 
 // idle measures what an idle session costs, then broadcasts to all of them.
 func (b *bench) idle(ctx context.Context) error {
-	if !b.wanted("gateway.idle_rss_bytes", "broadcast.cpu_us_per_message") {
+	if !b.Wanted("gateway.idle_rss_bytes", "broadcast.cpu_us_per_message") {
 		return nil
 	}
 	before, err := b.site.Gateway.RSS()
@@ -97,7 +92,14 @@ func (b *bench) idle(ctx context.Context) error {
 	}
 	b.say("gateway: %d MB before the first session, %d MB with %d", before>>20, after>>20, b.sessions)
 	b.figures = append(b.figures, report.Of("gateway.idle_rss_bytes", "B", float64(after-before)/float64(b.sessions)))
-	return b.broadcast(ctx, s)
+	if err := b.broadcast(ctx, s); err != nil {
+		return err
+	}
+	if after, err = b.site.Gateway.RSS(); err != nil {
+		return err
+	}
+	b.say("gateway: %d MB after the broadcasts", after>>20)
+	return nil
 }
 
 // loads measures the three loads, and the latency while there is none.
@@ -112,7 +114,7 @@ func (b *bench) loads(ctx context.Context) error {
 	if err := b.online(ctx); err != nil {
 		return err
 	}
-	if b.wanted("push.direct.p50_ms", "push.direct.p99_ms", "push.direct.published_p50_ms", "push.direct.published_p99_ms") {
+	if b.Wanted("push.direct.p50_ms", "push.direct.p99_ms", "push.direct.published_p50_ms", "push.direct.published_p99_ms") {
 		if err := b.quietly(ctx); err != nil {
 			return err
 		}
@@ -122,7 +124,7 @@ func (b *bench) loads(ctx context.Context) error {
 		{"push.batch.per_s", "deliveries/s", 8, b.batch},
 		{"push.list.deliveries_per_s", "deliveries/s", 8, b.list},
 	} {
-		if !b.wanted(l.name) {
+		if !b.Wanted(l.name) {
 			continue
 		}
 		if err := b.run(ctx, s, l); err != nil {
