@@ -1,6 +1,9 @@
 package pushcore_test
 
 import (
+	"encoding/base64"
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -147,5 +150,64 @@ func TestSendersOfAllReplicasHearOfChanges(t *testing.T) {
 		if len(changed.GetApps()) == 1 && changed.GetApps()[0] == app.Number {
 			return
 		}
+	}
+}
+
+func TestCredentialsAreSealedAgainWithANewKey(t *testing.T) {
+	t.Parallel()
+	site := pushcoretest.NewSite(t)
+	first := site.Start(t)
+	app := first.NewApp(t, nil)
+	app.SetChannel(t, "apns")
+	first.Stop()
+	content, err := os.ReadFile(site.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys map[string][]map[string]any
+	if err := json.Unmarshal(content, &keys); err != nil {
+		t.Fatal(err)
+	}
+	keys["encryption_keys"] = append(keys["encryption_keys"], map[string]any{
+		"id": 7, "key": base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32))),
+	})
+	if content, err = json.Marshal(keys); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(site.KeyFile, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second := site.Start(t)
+	sql := site.SQL(t)
+	pushcoretest.Eventually(t, "the credential is sealed with the new key", func() bool {
+		var id int64
+		if err := sql.QueryRow(t.Context(), "SELECT key_id FROM channel_credential").Scan(&id); err != nil {
+			t.Fatal(err)
+		}
+		return id == 7
+	})
+	sender := second.Sender(t, "apns")
+	got, err := sender.Credentials.GetCredential(sender.Auth(t.Context()), &senderv1.GetCredentialRequest{App: app.Number, Channel: "apns"})
+	if err != nil || !strings.Contains(string(got.GetCredential()), "credential-of-apns") {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestSendersThatMayHaveMissedAChangeAreTold(t *testing.T) {
+	t.Parallel()
+	core := pushcoretest.Start(t)
+	core.ExpectErrors = true
+	sender := core.Sender(t, "fcm")
+	watch, err := sender.Credentials.WatchCredentials(sender.Auth(t.Context()), &senderv1.WatchCredentialsRequest{Channel: "fcm"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	core.NATS.Stop()
+	core.NATS.Start(t)
+	if again, err := watch.Recv(); err != nil || len(again.GetApps()) != 0 {
+		t.Errorf("told %v, %v", again, err)
 	}
 }

@@ -273,7 +273,7 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 		Ledger: books, Metrics: vendorMetrics, Log: log,
 	})
 	vendors := vendor.New(db.Direct, db.Bulk, apps, channels, books, publisher, p.config.Jobs, vendorMetrics, hints.Add)
-	tokens := registry.NewVoidTokens(db.Bulk, metrics)
+	tokens := registry.NewVoidTokens(db.Ledger, metrics)
 	poker := dispatch.NewPoker(p.direct, sessions, dispatchMetrics, log)
 	slices := dispatch.NewSlices(db.Bulk, p.audience, leases, pushes, books, vendors, dispatchMetrics, log, hints.Add)
 	wakes := dispatch.NewWakes(audienceJS, log)
@@ -406,6 +406,9 @@ func (s *service) run(ctx context.Context) error {
 	}
 	stopWorkers()
 	workers.Wait()
+	for _, wait := range s.handOvers { // reports that were applied last may have begun more
+		wait()
+	}
 	p.log.InfoContext(ctx, "pushcore stopped")
 	return err
 }

@@ -41,6 +41,19 @@ func TestRule9WhatIsDroppedIsCountedFromZero(t *testing.T) {
 		{"receipts_malformed_total"},
 		{"direct_deliveries_total", "result", "silent"},
 		{"sweeps_total", "result", "error", "sweep", "due"},
+		{"sweeps_total", "result", "error", "sweep", "jobs"},
+		{"vendor_claimed_total", "channel", "meizu"},
+		{"vendor_jobs_total", "channel", "apns"},
+		{"vendor_jobs_again_total", "channel", "webpush"},
+		{"vendor_jobs_spilled_total"},
+		{"vendor_jobs_failed_total"},
+		{"vendor_streams_lost_total"},
+		{"vendor_results_total", "channel", "harmony", "outcome", "given_up"},
+		{"vendor_reports_malformed_total"},
+		{"vendor_reports_failed_batches_total"},
+		{"vendor_receipts_unknown_total"},
+		{"token_deletions_held", "channel", "xiaomi"},
+		{"tokens_deleted_total", "channel", "honor"},
 	} {
 		if value := core.Metric(t, "halley_pushcore_"+metric[0], metric[1:]...); value != 0 {
 			t.Errorf("%v is %v at the start", metric, value)

@@ -304,3 +304,47 @@ func TestNoJobForWhatIsOverByThen(t *testing.T) {
 	noJobs(t, s.core)
 	waitCounts(t, s.app, id, &pushv1.Counts{Failed: 1, Sent: 1})
 }
+
+func TestWhatAVendorHasIsNotCollapsed(t *testing.T) {
+	t.Parallel()
+	for name, audience := range map[string]bool{"direct": false, "everyone": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newVendorSite(t, "huawei")
+			phone := s.app.RegisterWith(t, "huawei")
+			first := s.pushTo(t, audience, phone, pushcoretest.Collapse("news"))
+			job := s.sender.NextJob(t)
+			second := s.pushTo(t, audience, phone, pushcoretest.Collapse("news"))
+			if next := s.sender.NextJob(t); next.PushID() != second || next.GetContent().GetCollapseKey() != "news" {
+				t.Errorf("the next job is %v", next)
+			}
+			wantIDs(t, s.gateway.Connect(t, phone).Open(t))
+			job.Report(t, senderv1.Outcome_OUTCOME_ACCEPTED) // the vendor collapses, or the phone shows both
+			waitCounts(t, s.app, first, &pushv1.Counts{Sent: 1})
+			wantCounts(t, s.app.Get(t, second), &pushv1.Counts{Pending: 1})
+		})
+	}
+}
+
+func TestReceiptsOfVendors(t *testing.T) {
+	t.Parallel()
+	for name, audience := range map[string]bool{"direct": false, "everyone": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newVendorSite(t, "huawei")
+			phone := s.app.RegisterWith(t, "huawei")
+			id := s.pushTo(t, audience, phone)
+			job := s.sender.NextJob(t)
+			token := pushcoretest.TokenOf(phone, "huawei")
+			job.Report(t, senderv1.Outcome_OUTCOME_ACCEPTED)
+			waitCounts(t, s.app, id, &pushv1.Counts{Sent: 1})
+			job.Receipt(t, token, senderv1.Outcome_OUTCOME_DROPPED)
+			wantDelivery(t, s.app.WaitState(t, id, phone, pushv1.Delivery_FAILED), pushv1.Delivery_FAILED, pushv1.Delivery_VENDOR_REJECTED)
+			job.Receipt(t, token, senderv1.Outcome_OUTCOME_SHOWN) // it is there after all
+			waitCounts(t, s.app, id, &pushv1.Counts{Shown: 1})
+			if c := channelToken(t, s, phone, "huawei"); c.GetGoneAt() != nil {
+				t.Errorf("the token is %v", c)
+			}
+		})
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/halleypush/halley/pkg/subject"
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
+	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 	"github.com/halleypush/halley/services/pushcore/internal/ledger"
 	"github.com/halleypush/halley/services/pushcore/internal/message"
 	"github.com/halleypush/halley/services/pushcore/internal/registry"
@@ -57,6 +58,8 @@ func (d *Delivery) key() message.Key {
 
 // Vendors claims deliveries for vendors' channels.
 type Vendors interface {
+	// Ways returns the channels that a push of an app may go by.
+	Ways(ctx context.Context, app uint32, r *pushv1.PushRequest) ([]string, error)
 	ClaimDirect(ctx context.Context, wanted []vendor.Wanted) (map[message.Key]vendor.Left, error)
 }
 

@@ -2,6 +2,9 @@ package dispatch
 
 import (
 	"context"
+	"slices"
+
+	"github.com/google/uuid"
 
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
@@ -26,16 +29,19 @@ func (d *Direct) vendorsThen(ctx context.Context, away []Delivery) ([]Delivery, 
 func (d *Direct) claim(ctx context.Context, all []Delivery, ways ...pushv1.Policy_Channel) ([]Delivery, error) {
 	var wanted []vendor.Wanted
 	asked := map[message.Key]bool{}
+	may := map[uuid.UUID]bool{}
 	for _, delivery := range all {
-		if delivery.Released {
-			continue
-		}
-		way := delivery.Push.Way()
-		for _, w := range ways {
-			if way == w {
-				wanted = append(wanted, vendor.Wanted{Key: delivery.key(), Push: delivery.Push})
-				asked[delivery.key()] = true
+		claimable, known := may[delivery.Push.ID]
+		if !known {
+			var err error
+			if claimable, err = d.mayClaim(ctx, delivery.Push, ways); err != nil {
+				return nil, err
 			}
+			may[delivery.Push.ID] = claimable
+		}
+		if claimable && !delivery.Released {
+			wanted = append(wanted, vendor.Wanted{Key: delivery.key(), Push: delivery.Push})
+			asked[delivery.key()] = true
 		}
 	}
 	if len(wanted) == 0 {
@@ -63,6 +69,19 @@ func (d *Direct) claim(ctx context.Context, all []Delivery, ways ...pushv1.Polic
 		return own, nil
 	}
 	return own, ledger.ApplyDirect(ctx, d.pool, failed)
+}
+
+// mayClaim reports whether a push goes one of the given ways and there is a vendor's channel for it. A push for vendors only
+// is always asked for, because it ends if there is none.
+func (d *Direct) mayClaim(ctx context.Context, push *message.Push, ways []pushv1.Policy_Channel) (bool, error) {
+	if !slices.Contains(ways, push.Way()) {
+		return false, nil
+	}
+	if push.Way() == pushv1.Policy_VENDOR_ONLY {
+		return true, nil
+	}
+	channels, err := d.vendors.Ways(ctx, push.App, push.Request)
+	return len(channels) > 0, err
 }
 
 // FailLeft returns the end of a delivery that only vendors' channels may have, and none takes.

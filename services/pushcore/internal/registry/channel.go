@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc/codes"
 
 	"github.com/halleypush/halley/services/pushcore/internal/fault"
@@ -39,6 +41,7 @@ type Channels struct {
 	ring *keyring.Ring
 
 	active *cache[uint32, map[string]bool]
+	loads  singleflight.Group
 }
 
 // NewChannels returns the credentials of a database.
@@ -49,11 +52,28 @@ func NewChannels(pool *pgxpool.Pool, ring *keyring.Ring) *Channels {
 // Forget empties the cache, after a change.
 func (c *Channels) Forget() { c.active.purge() }
 
+// changed forgets one app; a look that began before does not count any more.
+func (c *Channels) changed(app uint32) {
+	c.loads.Forget(strconv.Itoa(int(app)))
+	c.active.remove(app)
+}
+
 // Active returns the names of the channels that an app has a credential for.
 func (c *Channels) Active(ctx context.Context, app uint32) (map[string]bool, error) {
 	if names, ok := c.active.get(app); ok {
 		return names, nil
 	}
+	// Every push asks: those that find nothing remembered share one look. It goes on when the caller who began it gives up.
+	names, err, _ := c.loads.Do(strconv.Itoa(int(app)), func() (any, error) {
+		return c.load(context.WithoutCancel(ctx), app)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return names.(map[string]bool), nil
+}
+
+func (c *Channels) load(ctx context.Context, app uint32) (map[string]bool, error) {
 	rows, err := c.pool.Query(ctx, "SELECT channel FROM channel_credential WHERE app_no = $1 AND NOT candidate", int32(app))
 	if err != nil {
 		return nil, fmt.Errorf("read the app's channels: %w", err)
@@ -159,7 +179,7 @@ func (c *Channels) Activate(
 	if err != nil {
 		return fmt.Errorf("use credential: %w", err)
 	}
-	c.active.remove(app.No)
+	c.changed(app.No)
 	return nil
 }
 
@@ -184,7 +204,7 @@ func (c *Channels) Delete(ctx context.Context, app *App, name string) error {
 	if tag.RowsAffected() == 0 {
 		return errNoChannel(app.No, name)
 	}
-	c.active.remove(app.No)
+	c.changed(app.No)
 	return nil
 }
 

@@ -213,9 +213,8 @@ func (v *VoidTokens) FindTokens(ctx context.Context, asked []TokenOf) (map[Token
 		SELECT i.n, t.ordinal
 		FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) WITH ORDINALITY
 			AS i (bucket, app_no, low, high, channel, token, n)
-		JOIN channel_token t ON t.bucket = i.bucket AND t.app_no = i.app_no
-			AND hashtextextended(t.token, 0) = hashtextextended(i.token, 0) AND t.gone_at IS NULL
-		WHERE t.token = i.token AND t.channel = i.channel AND t.ordinal >= i.low AND t.ordinal < i.high`,
+		JOIN channel_token t ON hashtextextended(t.token, 0) = hashtextextended(i.token, 0) AND t.gone_at IS NULL
+		WHERE t.bucket = i.bucket AND t.app_no = i.app_no AND t.token = i.token AND t.channel = i.channel AND t.ordinal >= i.low AND t.ordinal < i.high`,
 		buckets, apps, low, high, channels, tokens)
 	if err != nil {
 		return nil, fmt.Errorf("find tokens: %w", err)

@@ -108,9 +108,13 @@ func (p *Publisher) targets(
 	if err != nil {
 		return nil, err
 	}
+	// LIMIT makes it a look-up for each ordinal. Without statistics the planner would rather read all of the channel's tokens.
 	rows, err := pool.Query(ctx, `
-		SELECT ordinal, token, app_package, environment, updated_at FROM channel_token
-		WHERE bucket = $1 AND app_no = $2 AND ordinal = ANY($3) AND channel = $4 AND gone_at IS NULL ORDER BY ordinal`,
+		SELECT i.ordinal, t.token, t.app_package, t.environment, t.updated_at FROM unnest($3::bigint[]) AS i (ordinal)
+		CROSS JOIN LATERAL (
+			SELECT token, app_package, environment, updated_at FROM channel_token c
+			WHERE c.bucket = $1 AND c.app_no = $2 AND c.ordinal = i.ordinal AND c.channel = $4 AND c.gone_at IS NULL LIMIT 1) t
+		ORDER BY i.ordinal`,
 		j.Bucket, int32(j.App), ordinals(j.Slice, members), channel.Name(j.Channel))
 	if err != nil {
 		return nil, fmt.Errorf("read tokens: %w", err)
