@@ -96,6 +96,9 @@ func (x faults) cut() {
 	x.survive(fmt.Sprintf("a gateway cut from NATS for %v", cutFor), nobody, func() {
 		x.cluster.Links[1].Cut()
 		last(cutFor)
+		if x.cluster.Gateways[1].Probe("/readyz") == nil {
+			x.t.Error("a gateway that is cut from NATS says that it is ready")
+		}
 		x.cluster.Links[1].Mend()
 	})
 }

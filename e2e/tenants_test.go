@@ -295,6 +295,8 @@ func codeOf(httpStatus int) codes.Code {
 		return codes.NotFound
 	case http.StatusConflict:
 		return codes.AlreadyExists
+	case http.StatusNotImplemented:
+		return codes.Unimplemented
 	default:
 		return codes.Unknown
 	}

@@ -96,6 +96,7 @@ func TestTrace(t *testing.T) {
 	cluster := rig.StartCluster(t, rig.Options{Env: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + addr, "OTEL_BSP_SCHEDULE_DELAY=50"}})
 	app := cluster.CreateApp(t, "traced")
 	p := connected(t, app)
+	p.awaitOnce(t, app.Push(t, p.token)) // its session is open: what comes now is live, not kept
 	id := pushTraced(t, app, p.token, "00-"+traceID+"-"+callerSpan+"-01")
 	p.awaitOnce(t, id)
 	app.AwaitCounts(t, id, 10*time.Second, &pushv1.Counts{Targeted: 1, Arrived: 1})
