@@ -3,6 +3,7 @@ package sender
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -18,13 +19,28 @@ import (
 // maxRateWait is how long a request waits for its app's rate limit before its job goes back to JetStream.
 const maxRateWait = 5 * time.Second
 
+// withoutCredential is how long a job waits when pushcore could not be asked for the credential.
+const withoutCredential = 5 * time.Second
+
 // settled is what an attempt at a job came to.
 type settled struct {
 	mu      sync.Mutex
-	results []*senderv1.Result
-	retry   []*senderv1.Target // again, not before at
-	at      time.Time
-	counted bool // an attempt was made: it counts against the tries
+	results []*senderv1.Result // guarded by mu
+	again   map[class]*again   // guarded by mu
+}
+
+// class is what targets have in common that are tried again together: whether an attempt was made, which counts against the
+// tries, and how long they wait, by powers of two, so that one that has to wait long does not hold up the others.
+type class struct {
+	counted bool
+	wait    int
+}
+
+// again is a part of a job that is tried again.
+type again struct {
+	class
+	targets []*senderv1.Target
+	at      time.Time // the latest that one of them asked for
 }
 
 func (s *settled) final(targets []*senderv1.Target, outcome senderv1.Outcome, code string) {
@@ -39,19 +55,28 @@ func (s *settled) add(r *senderv1.Result) {
 	s.mu.Unlock()
 }
 
-// later has targets tried again, all of a job's at the same time: the latest that one of them asked for.
+// later has targets tried again, not before a time.
 func (s *settled) later(targets []*senderv1.Target, at time.Time, counted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.retry = append(s.retry, targets...)
-	if at.After(s.at) {
-		s.at = at
+	c := class{counted, bits.Len64(uint64(max(time.Until(at), 0) / time.Second))}
+	part := s.again[c]
+	if part == nil {
+		part = &again{class: c}
+		if s.again == nil {
+			s.again = map[class]*again{}
+		}
+		s.again[c] = part
 	}
-	s.counted = s.counted || counted
+	part.targets = append(part.targets, targets...)
+	if at.After(part.at) {
+		part.at = at
+	}
 }
 
-// attempt makes one attempt at each target of a job. It returns when the vendor has answered for all of them.
-func (s *Sender) attempt(ctx context.Context, job *senderv1.Job) *settled {
+// attempt makes one attempt at each target of a job. It returns when the vendor has answered for all of them; once stop is
+// closed it begins no further request, and has the rest tried again, by another sender if there is one.
+func (s *Sender) attempt(ctx context.Context, job *senderv1.Job, t *tenant, stop <-chan struct{}) *settled {
 	out, now := &settled{}, time.Now()
 	expires := job.GetExpiresAt().AsTime()
 	if !now.Before(expires) {
@@ -65,7 +90,8 @@ func (s *Sender) attempt(ctx context.Context, job *senderv1.Job) *settled {
 		return out
 	case err != nil:
 		s.log.WarnContext(ctx, "no credential for now", "app", job.GetAppId(), "error", err)
-		out.later(job.GetTargets(), now.Add(jitter(parkFor)), false)
+		s.metrics.parked.WithLabelValues("credential").Inc()
+		out.later(job.GetTargets(), now.Add(jitter(withoutCredential)), false)
 		return out
 	}
 	url := ""
@@ -80,10 +106,14 @@ func (s *Sender) attempt(ctx context.Context, job *senderv1.Job) *settled {
 	if clamped {
 		s.metrics.clamped.Inc()
 	}
-	t := s.tenant(job.GetApp())
 	var wg sync.WaitGroup
 	for _, r := range all {
-		t.slots <- struct{}{} // given back within the time-out of a request
+		select {
+		case <-stop:
+			out.later(r.targets, time.Now(), false)
+			continue
+		case t.slots <- struct{}{}: // given back within the time-outs of a request
+		}
 		wg.Go(func() {
 			defer func() { <-t.slots }()
 			s.send(ctx, job, t, h, r, out)
@@ -96,14 +126,19 @@ func (s *Sender) attempt(ctx context.Context, job *senderv1.Job) *settled {
 // send makes one request and sorts its targets by what became of them.
 func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held, r request, out *settled) {
 	now, expires := time.Now(), job.GetExpiresAt().AsTime()
-	if until, spent := t.quota(now, len(r.targets)); spent {
-		s.quotaSpent(r.targets, until, expires, "the quota is spent", out)
-		return
-	}
 	wait, cancel := context.WithTimeout(ctx, maxRateWait)
 	defer cancel()
-	if t.rate.Wait(wait) != nil {
-		out.later(r.targets, now.Add(jitter(parkFor)), false)
+	if h.account.rate.Wait(wait) != nil {
+		s.metrics.parked.WithLabelValues("rate").Inc()
+		out.later(r.targets, now.Add(jitter(maxRateWait)), false)
+		return
+	}
+	if now = time.Now(); !now.Before(expires) { // it has waited
+		out.final(r.targets, senderv1.Outcome_OUTCOME_EXPIRED, "")
+		return
+	}
+	if until, spent := h.account.quota(now, len(r.targets)); spent {
+		s.quotaSpent(r.targets, until, expires, "the quota is spent", out)
 		return
 	}
 	done, err := t.breaker.Allow()
@@ -123,7 +158,7 @@ func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held
 		done(nil)
 	}
 	for i, result := range results {
-		s.sort(job, t, r.targets[i], result, expires, out)
+		s.sort(job, h.account, r.targets[i], result, expires, out)
 	}
 }
 
@@ -137,9 +172,8 @@ func (s *Sender) call(ctx context.Context, job *senderv1.Job, h *held, r request
 	if results[0].Outcome != CredentialBad {
 		return results
 	}
-	s.credentials.drop(job.GetApp())
-	fresh, err := s.credentials.get(ctx, job.GetApp())
-	if err != nil {
+	fresh := s.credentials.renew(ctx, job.GetApp(), h)
+	if fresh == nil {
 		return results
 	}
 	return s.callOnce(ctx, fresh, r)
@@ -165,7 +199,7 @@ var outcomes = map[Outcome]senderv1.Outcome{
 	Rejected: senderv1.Outcome_OUTCOME_REJECTED, CredentialBad: senderv1.Outcome_OUTCOME_CREDENTIAL_BAD,
 }
 
-func (s *Sender) sort(job *senderv1.Job, t *tenant, target *senderv1.Target, r Result, expires time.Time, out *settled) {
+func (s *Sender) sort(job *senderv1.Job, a *account, target *senderv1.Target, r Result, expires time.Time, out *settled) {
 	now, one := time.Now(), []*senderv1.Target{target}
 	switch r.Outcome {
 	case Retry:
@@ -173,7 +207,7 @@ func (s *Sender) sort(job *senderv1.Job, t *tenant, target *senderv1.Target, r R
 			out.final(one, senderv1.Outcome_OUTCOME_GIVEN_UP, r.Code)
 			return
 		}
-		after := r.After
+		after := r.After + jitter(r.After/10) // those who were told the same do not come back together
 		if after <= 0 {
 			after = jitter(min(s.config.FirstRetry<<min(job.GetAttempts(), 20), s.config.LongestRetry))
 		}
@@ -187,7 +221,7 @@ func (s *Sender) sort(job *senderv1.Job, t *tenant, target *senderv1.Target, r R
 		if until.IsZero() {
 			until = midnight(now)
 		}
-		t.spend(until)
+		a.spend(until)
 		s.quotaSpent(one, until, expires, r.Code, out)
 	default:
 		result := &senderv1.Result{

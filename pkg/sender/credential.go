@@ -2,10 +2,13 @@ package sender
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,6 +25,8 @@ const (
 	fetchWithin = 5 * time.Second
 	// watchAgain is the pause before a watch that ended is begun again.
 	watchAgain = time.Second
+	// renewAgain is how long a credential that was fetched anew, and refused again, is not fetched anew: a change is told.
+	renewAgain = time.Minute
 )
 
 // held is an app's credential as it is cached.
@@ -31,6 +36,15 @@ type held struct {
 	appID      string
 	secret     string // the last part of the path of receipts
 	refuse     bool   // overlong texts
+	account    *account
+	renewed    time.Time // when it was fetched because the vendor refused the one before; zero: it was not
+}
+
+// close ends what the vendor's package keeps for the credential; requests under way end by themselves.
+func (h *held) close() {
+	if closer, ok := h.credential.(io.Closer); ok {
+		_ = closer.Close() // nothing is lost with it
+	}
 }
 
 // errNoCredential: the app has none, or none that can be read.
@@ -43,14 +57,20 @@ type credentialCache struct {
 	log    *slog.Logger
 	loads  singleflight.Group
 
-	mu    sync.Mutex
-	byApp map[uint32]*held // guarded by mu
-	ids   map[string]uint32
-	round int // guarded by mu: grows with each change, so that a load that began before is not cached
+	limits Limits
+
+	mu       sync.Mutex
+	byApp    map[uint32]*held               // guarded by mu
+	ids      map[string]uint32              // guarded by mu
+	accounts map[[sha256.Size]byte]*account // guarded by mu: by credential
+	round    int                            // guarded by mu: grows with each change, so that a load that began before is not cached
 }
 
-func newCredentialCache(rpc senderv1.CredentialServiceClient, vendor Vendor, log *slog.Logger) *credentialCache {
-	return &credentialCache{rpc: rpc, vendor: vendor, log: log, byApp: map[uint32]*held{}, ids: map[string]uint32{}}
+func newCredentialCache(rpc senderv1.CredentialServiceClient, vendor Vendor, limits Limits, log *slog.Logger) *credentialCache {
+	return &credentialCache{
+		rpc: rpc, vendor: vendor, limits: limits, log: log,
+		byApp: map[uint32]*held{}, ids: map[string]uint32{}, accounts: map[[sha256.Size]byte]*account{},
+	}
 }
 
 // get returns an app's credential. errNoCredential says that there is none that works; other errors, that it is not known now.
@@ -70,8 +90,9 @@ func (c *credentialCache) get(ctx context.Context, app uint32) (*held, error) {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		c.ids[h.appID] = app // it does not change
 		if c.round == round {
-			c.byApp[app], c.ids[h.appID] = h, app
+			c.byApp[app] = h
 		}
 		return h, nil
 	})
@@ -97,19 +118,63 @@ func (c *credentialCache) load(ctx context.Context, app uint32, candidate bool) 
 	}
 	return &held{
 		credential: parsed, version: answer.GetVersion(), appID: answer.GetAppId(), secret: answer.GetReceiptSecret(),
-		refuse: answer.GetRefuseOverlong(),
+		refuse: answer.GetRefuseOverlong(), account: c.account(sha256.Sum256(answer.GetCredential())),
 	}, nil
 }
 
-// known returns the cached credential of the app with an id, for receipts; unknown apps are asked for by nobody.
-func (c *credentialCache) known(appID string) (*held, uint32) {
+// account returns the account of a credential.
+func (c *credentialCache) account(key [sha256.Size]byte) *account {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	app, ok := c.ids[appID]
+	a := c.accounts[key]
+	if a == nil {
+		now := time.Now()
+		maps.DeleteFunc(c.accounts, func(_ [sha256.Size]byte, old *account) bool { return old.idle(now) })
+		a = newAccount(c.limits)
+		a.used = now
+		c.accounts[key] = a
+	}
+	return a
+}
+
+// renew returns a credential instead of one that the vendor refuses: the one that somebody else has fetched meanwhile, or one
+// that it fetches, with new access tokens even if nothing changed. Nil: there is none that is worth another try.
+func (c *credentialCache) renew(ctx context.Context, app uint32, refused *held) *held {
+	c.mu.Lock()
+	now := c.byApp[app]
+	c.mu.Unlock()
+	if now == refused {
+		if time.Since(refused.renewed) < renewAgain {
+			return nil
+		}
+		c.drop(app)
+	}
+	fresh, err := c.get(ctx, app)
+	if err != nil || fresh == refused {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fresh.renewed.IsZero() {
+		fresh.renewed = time.Now()
+	}
+	return fresh
+}
+
+// ofID returns the credential and the number of the app with an id, for receipts. An app that this process has had no job of
+// is not known: strangers who call have nothing asked for them.
+func (c *credentialCache) ofID(ctx context.Context, id string) (*held, uint32) {
+	c.mu.Lock()
+	app, ok := c.ids[id]
+	c.mu.Unlock()
 	if !ok {
 		return nil, 0
 	}
-	return c.byApp[app], app
+	h, err := c.get(ctx, app)
+	if err != nil {
+		return nil, 0
+	}
+	return h, app
 }
 
 // drop forgets apps' credentials; all, if none is named.
@@ -118,23 +183,12 @@ func (c *credentialCache) drop(apps ...uint32) {
 	defer c.mu.Unlock()
 	c.round++
 	for app, h := range c.byApp {
-		if len(apps) > 0 && !contains(apps, app) {
+		if len(apps) > 0 && !slices.Contains(apps, app) {
 			continue
 		}
 		delete(c.byApp, app)
-		if closer, ok := h.credential.(io.Closer); ok {
-			_ = closer.Close() // requests under way end by themselves
-		}
+		h.close()
 	}
-}
-
-func contains(apps []uint32, app uint32) bool {
-	for _, a := range apps {
-		if a == app {
-			return true
-		}
-	}
-	return false
 }
 
 // watch drops what changed until ctx ends. While pushcore is away, what is cached stays in use.

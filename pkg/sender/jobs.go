@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,8 +21,11 @@ import (
 const (
 	// ackWait is how long a job is ours without a word; workers say that it still is every third of it.
 	ackWait = time.Minute
-	// takenAhead bounds the jobs that are taken and not settled, of all apps.
-	takenAhead = 1024
+	// takenAhead bounds the jobs that are taken and not settled, by all senders of the channel together. Each bounds its own
+	// by its room.
+	takenAhead = 16_384
+	// parkers is how many jobs that find no room are put off at a time, while others are taken.
+	parkers = 32
 	// askFor and heartbeat are how long one request for jobs stands, and how often NATS says that it does.
 	askFor    = 10 * time.Second
 	heartbeat = 2 * time.Second
@@ -31,18 +35,18 @@ const (
 )
 
 // take takes jobs of one stream until ctx ends, through outages of NATS.
-func (s *Sender) take(ctx context.Context, stream, filter string, wg *sync.WaitGroup) {
+func (s *Sender) take(ctx context.Context, stream, filter string, taking *atomic.Bool, wg *sync.WaitGroup) {
 	for ctx.Err() == nil {
-		err := s.takeFrom(ctx, stream, filter, wg)
+		err := s.takeFrom(ctx, stream, filter, taking, wg)
 		if ctx.Err() == nil {
-			s.taking.Store(false)
+			taking.Store(false)
 			s.log.WarnContext(ctx, "jobs wait", "stream", stream, "error", err)
 			pause(ctx, takeAgain)
 		}
 	}
 }
 
-func (s *Sender) takeFrom(ctx context.Context, stream, filter string, wg *sync.WaitGroup) error {
+func (s *Sender) takeFrom(ctx context.Context, stream, filter string, taking *atomic.Bool, wg *sync.WaitGroup) error {
 	consumer, err := s.js.CreateOrUpdateConsumer(ctx, stream, jetstream.ConsumerConfig{
 		Durable: "sender-" + s.vendor.Channel(), FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: ackWait, MaxAckPending: takenAhead,
@@ -57,7 +61,8 @@ func (s *Sender) takeFrom(ctx context.Context, stream, filter string, wg *sync.W
 	}
 	defer messages.Stop()
 	defer context.AfterFunc(ctx, messages.Stop)()
-	s.taking.Store(true)
+	taking.Store(true)
+	parking := make(chan struct{}, parkers)
 	for {
 		msg, err := messages.Next()
 		if err != nil {
@@ -70,27 +75,33 @@ func (s *Sender) takeFrom(ctx context.Context, stream, filter string, wg *sync.W
 			_ = msg.Term() // it comes again otherwise, which is the same
 			continue
 		}
-		s.begin(ctx, msg, job, wg)
+		s.begin(ctx, msg, job, parking, wg)
 	}
 }
 
-// begin works on a job in the background, if its app has room; else it is parked.
-func (s *Sender) begin(ctx context.Context, msg jetstream.Msg, job *senderv1.Job, wg *sync.WaitGroup) {
-	t := s.tenant(job.GetApp())
-	if !t.enter() {
+// begin works on a job in the background, if its app has room. Else it is parked: stored again, to come back when there is
+// likely to be room, so that it is not held here and does not count as taken.
+func (s *Sender) begin(ctx context.Context, msg jetstream.Msg, job *senderv1.Job, parking chan struct{}, wg *sync.WaitGroup) {
+	t, n := s.tenant(job.GetApp()), len(job.GetTargets())
+	back, ok := t.enter(time.Now(), n)
+	if !ok {
 		s.metrics.parked.WithLabelValues("share").Inc()
 		parked := &settled{}
-		parked.later(job.GetTargets(), time.Now().Add(jitter(parkFor)), false)
-		s.settle(ctx, msg, job, parked)
+		parked.later(job.GetTargets(), back, false)
+		parking <- struct{}{} // given back within storedWithin
+		wg.Go(func() {
+			defer func() { <-parking }()
+			s.settle(ctx, msg, job, parked)
+		})
 		return
 	}
 	wg.Go(func() {
-		defer t.leave()
+		defer func() { t.leave(time.Now(), n) }()
 		// What has begun is finished when the process stops: a request that was sent must be reported.
-		ctx := context.WithoutCancel(ctx)
-		stop := s.keepOurs(msg)
-		defer stop()
-		s.settle(ctx, msg, job, s.attempt(ctx, job))
+		working := context.WithoutCancel(ctx)
+		done := s.keepOurs(msg)
+		defer done()
+		s.settle(working, msg, job, s.attempt(working, job, t, ctx.Done()))
 	})
 }
 
@@ -117,7 +128,10 @@ func (s *Sender) keepOurs(msg jetstream.Msg) (stop func()) {
 func (s *Sender) settle(ctx context.Context, msg jetstream.Msg, job *senderv1.Job, out *settled) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storedWithin)
 	defer cancel()
-	err := errors.Join(s.report(ctx, job, out), s.retry(ctx, job, out))
+	err := s.report(ctx, job, out)
+	for _, part := range out.again {
+		err = errors.Join(err, s.retry(ctx, job, part))
+	}
 	if err == nil {
 		err = msg.DoubleAck(ctx)
 	}
@@ -132,26 +146,31 @@ func (s *Sender) report(ctx context.Context, job *senderv1.Job, out *settled) er
 		App: job.GetApp(), PushId: job.GetPushId(), Slice: job.GetSlice(), Audience: job.GetAudience(), Channel: job.GetChannel(),
 		Results: out.results, Attempts: job.GetAttempts() + 1, Job: job.GetJob(),
 	}
-	if len(out.retry) > 0 {
-		report.AgainAt = timestamppb.New(out.at)
+	for _, part := range out.again {
+		if part.at.After(report.GetAgainAt().AsTime()) {
+			report.AgainAt = timestamppb.New(part.at)
+		}
+	}
+	for _, result := range out.results {
+		s.metrics.reported[result.GetOutcome()].Inc()
 	}
 	return s.publish(ctx, subject.Report(job.GetApp()), report, nil)
 }
 
 // retry stores a message that NATS delivers when its time has come: nothing is held meanwhile.
-func (s *Sender) retry(ctx context.Context, job *senderv1.Job, out *settled) error {
-	if len(out.retry) == 0 {
-		return nil
+func (s *Sender) retry(ctx context.Context, job *senderv1.Job, part *again) error {
+	later := &senderv1.Job{
+		App: job.GetApp(), AppId: job.GetAppId(), PushId: job.GetPushId(), Slice: job.GetSlice(), Audience: job.GetAudience(),
+		Channel: job.GetChannel(), Content: job.GetContent(), ExpiresAt: job.GetExpiresAt(), NotBefore: timestamppb.New(part.at),
+		Attempts: job.GetAttempts(), Targets: part.targets, Trace: job.GetTrace(), Job: job.GetJob(),
 	}
-	again := proto.CloneOf(job)
-	again.Targets, again.NotBefore = out.retry, timestamppb.New(out.at)
-	if out.counted {
-		again.Attempts++
+	if part.counted {
+		later.Attempts++
+		s.metrics.retries.Inc()
 	}
-	s.metrics.retries.Inc()
-	return s.publish(ctx, subject.Retry(job.GetChannel(), uuid.NewString()), again, nats.Header{
+	return s.publish(ctx, subject.Retry(job.GetChannel(), uuid.NewString()), later, nats.Header{
 		// NATS's own helper cuts off the fraction, which is too early.
-		"Nats-Schedule":        {"@at " + out.at.UTC().Format(time.RFC3339Nano)},
+		"Nats-Schedule":        {"@at " + part.at.UTC().Format(time.RFC3339Nano)},
 		"Nats-Schedule-Target": {subject.Due(job.GetChannel(), job.GetApp())},
 	})
 }

@@ -1,9 +1,17 @@
 package sender
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	senderv1 "github.com/halleypush/halley/proto/halley/sender/v1"
+)
 
 type metrics struct {
 	results   map[Outcome]prometheus.Counter
+	reported  map[senderv1.Outcome]prometheus.Counter
 	receipts  *prometheus.CounterVec
 	parked    *prometheus.CounterVec
 	retries   prometheus.Counter
@@ -13,7 +21,7 @@ type metrics struct {
 	seconds   prometheus.Histogram
 }
 
-func newMetrics(registry prometheus.Registerer, channel string) *metrics {
+func newMetrics(registry prometheus.Registerer, channel string, room func() int) *metrics {
 	labels := prometheus.Labels{"channel": channel}
 	vector := func(name, help, label string, values ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "halley_sender_" + name, Help: help, ConstLabels: labels}, []string{label})
@@ -29,11 +37,12 @@ func newMetrics(registry prometheus.Registerer, channel string) *metrics {
 		return c
 	}
 	m := &metrics{
-		results: map[Outcome]prometheus.Counter{},
+		results: map[Outcome]prometheus.Counter{}, reported: map[senderv1.Outcome]prometheus.Counter{},
 		receipts: vector("receipts_total", "The vendor's receipts by what they say.", "what",
 			"arrived", "shown", "clicked", "token_gone", "dropped", "unknown", "forged", "malformed", "refused"),
-		parked:    vector("parked_total", "Times that an app's job was put off, by why.", "why", "breaker", "quota", "share"),
-		retries:   plain("retries_total", "Jobs that were stored to be tried again."),
+		parked: vector("parked_total", "Times that an app's job, or a part of it, was put off, by why.", "why",
+			"breaker", "quota", "rate", "share", "credential"),
+		retries:   plain("retries_total", "Jobs, or parts of them, that were stored to be tried again after an attempt."),
 		clamped:   plain("ttl_clamped_total", "Jobs whose time to live is longer than the vendor keeps messages."),
 		malformed: plain("malformed_total", "Jobs that could not be read."),
 		unsettled: plain("unsettled_total", "Jobs whose outcome could not be stored, so that they come again."),
@@ -42,10 +51,17 @@ func newMetrics(registry prometheus.Registerer, channel string) *metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
 		}),
 	}
-	registry.MustRegister(m.seconds)
+	registry.MustRegister(m.seconds, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "halley_sender_room_used", ConstLabels: labels,
+		Help: fmt.Sprintf("What is taken and not settled: targets, and %d for each job. At %d no more is taken.", jobCost, roomFor),
+	}, func() float64 { return float64(room()) }))
 	results := vector("results_total", "Targets of requests by what the vendor answered.", "outcome")
 	for outcome, name := range outcomeNames {
 		m.results[outcome] = results.WithLabelValues(name)
+	}
+	reported := vector("reported_total", "Targets by what pushcore is told of them.", "outcome")
+	for number, name := range senderv1.Outcome_name {
+		m.reported[senderv1.Outcome(number)] = reported.WithLabelValues(strings.ToLower(strings.TrimPrefix(name, "OUTCOME_")))
 	}
 	return m
 }

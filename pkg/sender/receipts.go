@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"strings"
 
-	"golang.org/x/time/rate"
-
 	"github.com/halleypush/halley/pkg/subject"
 	senderv1 "github.com/halleypush/halley/proto/halley/sender/v1"
 )
@@ -18,7 +16,7 @@ import (
 const (
 	// maxReceipts bounds the body of one call of the vendor, which may hold many receipts.
 	maxReceipts = 1 << 20
-	// receiptRate is how many calls a second are read, receiptBurst how many at once; more are asked to come again.
+	// receiptRate is how many calls a second are read for an app, receiptBurst how many at once; more are asked to come again.
 	receiptRate, receiptBurst = 500, 1000
 )
 
@@ -30,15 +28,14 @@ func (s *Sender) receiptURL(h *held) string {
 // receiver takes the vendor's receipts. Whoever does not know an app's path learns nothing: every wrong path is answered alike.
 func (s *Sender) receiver() http.Handler {
 	receiver, receives := s.vendor.(Receiver)
-	limit := rate.NewLimiter(receiptRate, receiptBurst)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /receipts/"+s.vendor.Channel()+"/{app}/{secret}", func(w http.ResponseWriter, r *http.Request) {
-		h, app := s.credentials.known(r.PathValue("app"))
+		h, app := s.credentials.ofID(r.Context(), r.PathValue("app"))
 		if !receives || h == nil || h.secret == "" || subtle.ConstantTimeCompare([]byte(h.secret), []byte(r.PathValue("secret"))) == 0 {
 			http.NotFound(w, r)
 			return
 		}
-		if !limit.Allow() {
+		if !s.tenant(app).receipts.Allow() {
 			s.metrics.receipts.WithLabelValues("refused").Inc()
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many calls", http.StatusTooManyRequests)

@@ -45,7 +45,8 @@ type Sender struct {
 	credentials *credentialCache
 	admin       net.Listener
 	receipts    net.Listener
-	taking      atomic.Bool
+	fresh, due  atomic.Bool // whether new jobs are taken, and those that are due again
+	room        room
 
 	mu      sync.Mutex
 	tenants map[uint32]*tenant // guarded by mu
@@ -80,7 +81,7 @@ func New(ctx context.Context, c Config, v Vendor) (_ *Sender, err error) {
 	if s.health == nil {
 		s.health = telemetry.NewHealth()
 	}
-	s.log, s.metrics = s.telemetry.Log, newMetrics(s.telemetry.Metrics, v.Channel())
+	s.log, s.metrics = s.telemetry.Log, newMetrics(s.telemetry.Metrics, v.Channel(), s.room.used)
 	for _, l := range []struct {
 		listener *net.Listener
 		address  string
@@ -102,8 +103,8 @@ func New(ctx context.Context, c Config, v Vendor) (_ *Sender, err error) {
 		return nil
 	})
 	s.health.Register("jobs", func(context.Context) error {
-		if !s.taking.Load() {
-			return errors.New("no jobs are taken: pushcore has not made the stream yet, or NATS is away")
+		if !s.fresh.Load() || !s.due.Load() {
+			return errors.New("no jobs are taken: pushcore has not made the streams yet, or NATS is away")
 		}
 		return nil
 	})
@@ -132,7 +133,7 @@ func (s *Sender) connect(name string) (err error) {
 	if s.rpc, err = grpc.NewClient(c.Pushcore, options...); err != nil {
 		return fmt.Errorf("pushcore: %w", err)
 	}
-	s.credentials = newCredentialCache(senderv1.NewCredentialServiceClient(s.rpc), s.vendor, s.log)
+	s.credentials = newCredentialCache(senderv1.NewCredentialServiceClient(s.rpc), s.vendor, s.limits, s.log)
 	events := natsbus.Events{Metrics: natsbus.NewMetrics(s.telemetry.Metrics)}
 	if s.conn, err = natsbus.Connect(name, c.NATS, s.log, events, c.NATSOptions...); err != nil {
 		return err
@@ -184,8 +185,8 @@ func (s *Sender) Run(ctx context.Context) error {
 	}
 	work.Go(func() { s.credentials.watch(ctx) })
 	channel := s.vendor.Channel()
-	work.Go(func() { s.take(ctx, subject.StreamSend, subject.SendChannel(channel), &jobs) })
-	work.Go(func() { s.take(ctx, subject.StreamRetries, subject.DueChannel(channel), &jobs) })
+	work.Go(func() { s.take(ctx, subject.StreamSend, subject.SendChannel(channel), &s.fresh, &jobs) })
+	work.Go(func() { s.take(ctx, subject.StreamRetries, subject.DueChannel(channel), &s.due, &jobs) })
 	s.log.InfoContext(ctx, "sender serves", "channel", channel, "receipts", s.ReceiptsAddr())
 	select {
 	case <-ctx.Done():
@@ -225,7 +226,7 @@ func (s *Sender) tenant(app uint32) *tenant {
 	defer s.mu.Unlock()
 	t := s.tenants[app]
 	if t == nil {
-		t = newTenant(&s.config, s.limits)
+		t = newTenant(&s.config, s.limits, &s.room)
 		s.tenants[app] = t
 	}
 	return t
@@ -267,6 +268,7 @@ func (s *Sender) try(ctx context.Context, app uint32) (note string, expires time
 	if err != nil {
 		return "", expires, err
 	}
+	defer h.close()
 	expires = h.credential.ExpiresAt()
 	if !expires.IsZero() && time.Now().After(expires) {
 		return "", expires, errors.New("it has expired")

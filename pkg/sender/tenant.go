@@ -8,34 +8,21 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// queuePerApp bounds the jobs of one app that wait in a sender, so that no app has more than its share of what is taken
-// ahead. More go back to JetStream for parkFor.
-const (
-	queuePerApp = 32
-	parkFor     = 5 * time.Second
-)
-
-// tenant is what a sender knows of one app: its jobs that wait, and the limits that are its own.
+// tenant is what a sender knows of one app: its share of the room, and whether the vendor works for it.
 type tenant struct {
-	slots   chan struct{} // one token per request under way
-	rate    *rate.Limiter
-	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
+	room     *room
+	slots    chan struct{} // one token per request under way
+	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
+	receipts *rate.Limiter // calls of the vendor
 
-	mu     sync.Mutex
-	jobs   int       // guarded by mu: taken and not settled
-	spent  time.Time // guarded by mu: until when the quota is spent
-	day    time.Time // guarded by mu: the vendor's day that sent counts
-	sent   int64     // guarded by mu
-	perDay int64
+	mu   sync.Mutex
+	held int  // guarded by mu: of the room
+	pace pace // guarded by mu
 }
 
-func newTenant(c *Config, l Limits) *tenant {
-	limit := rate.Inf
-	if l.PerSecond > 0 {
-		limit = rate.Limit(l.PerSecond)
-	}
+func newTenant(c *Config, l Limits, r *room) *tenant {
 	return &tenant{
-		slots: make(chan struct{}, max(l.Concurrency, 1)), rate: rate.NewLimiter(limit, max(int(l.PerSecond), 1)), perDay: l.PerDay,
+		room: r, slots: make(chan struct{}, max(l.Concurrency, 1)), receipts: rate.NewLimiter(receiptRate, receiptBurst),
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			MaxRequests: 1, Timeout: c.BreakerFor,
 			ReadyToTrip: func(counts gobreaker.Counts) bool { return int(counts.ConsecutiveFailures) >= c.BreakerAfter },
@@ -43,30 +30,57 @@ func newTenant(c *Config, l Limits) *tenant {
 	}
 }
 
-// enter takes a place in the app's queue, if there is one.
-func (t *tenant) enter() bool {
+// enter takes a place for a job of n targets, or returns when it is to come back.
+func (t *tenant) enter(now time.Time, n int) (again time.Time, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.jobs >= queuePerApp {
-		return false
+	if !t.room.take(t.held, n+jobCost) {
+		return t.pace.park(now, n), false
 	}
-	t.jobs++
-	return true
+	if t.held == 0 {
+		t.pace.begin(now)
+	}
+	t.held += n + jobCost
+	return again, true
 }
 
-func (t *tenant) leave() {
+// leave gives back the place of a job of n targets.
+func (t *tenant) leave(now time.Time, n int) {
 	t.mu.Lock()
-	t.jobs--
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	t.room.give(n + jobCost)
+	t.held -= n + jobCost
+	t.pace.settled(now, n)
+}
+
+// account is what the vendor counts by credential: apps with the same one share it. Each process counts by itself; the
+// vendor's own answer has the last word.
+type account struct {
+	rate   *rate.Limiter
+	perDay int64
+
+	mu    sync.Mutex
+	used  time.Time // guarded by mu
+	spent time.Time // guarded by mu: until when the quota is spent
+	day   time.Time // guarded by mu: the end of the vendor's day that sent counts
+	sent  int64     // guarded by mu
+}
+
+func newAccount(l Limits) *account {
+	limit := rate.Inf
+	if l.PerSecond > 0 {
+		limit = rate.Limit(l.PerSecond)
+	}
+	return &account{rate: rate.NewLimiter(limit, max(int(l.PerSecond), 1)), perDay: l.PerDay}
 }
 
 // spend notes that the quota is spent until a time.
-func (t *tenant) spend(until time.Time) {
-	t.mu.Lock()
-	if until.After(t.spent) {
-		t.spent = until
+func (a *account) spend(until time.Time) {
+	a.mu.Lock()
+	if until.After(a.spent) {
+		a.spent = until
 	}
-	t.mu.Unlock()
+	a.mu.Unlock()
 }
 
 // china is the time zone in which the vendors' days begin.
@@ -78,22 +92,30 @@ func midnight(now time.Time) time.Time {
 }
 
 // quota counts n targets against the day's quota, or returns until when it is spent.
-func (t *tenant) quota(now time.Time, n int) (until time.Time, spent bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now.Before(t.spent) {
-		return t.spent, true
+func (a *account) quota(now time.Time, n int) (until time.Time, spent bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.used = now
+	if now.Before(a.spent) {
+		return a.spent, true
 	}
-	if t.perDay == 0 {
+	if a.perDay == 0 {
 		return until, false
 	}
-	if next := midnight(now); !next.Equal(t.day) {
-		t.day, t.sent = next, 0
+	if next := midnight(now); !next.Equal(a.day) {
+		a.day, a.sent = next, 0
 	}
-	if t.sent+int64(n) > t.perDay {
-		t.spent = t.day
-		return t.spent, true
+	if a.sent+int64(n) > a.perDay {
+		a.spent = a.day
+		return a.spent, true
 	}
-	t.sent += int64(n)
+	a.sent += int64(n)
 	return until, false
+}
+
+// idle says whether nothing is lost if the account is forgotten: its last day is over.
+func (a *account) idle(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return now.Sub(a.used) > 24*time.Hour && now.After(a.spent)
 }

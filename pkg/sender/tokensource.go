@@ -2,19 +2,24 @@ package sender
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 )
 
-// refreshAhead is how long before its end a token is fetched anew.
-const refreshAhead = time.Minute
+const (
+	// refreshAhead is how long before its end a token is fetched anew.
+	refreshAhead = time.Minute
+	// tokenWithin bounds a fetch.
+	tokenWithin = 20 * time.Second
+)
 
 // TokenSource keeps an access token that has to be fetched and ends after a while. Whoever needs one while it is being fetched
 // waits for the same answer.
 type TokenSource struct {
-	// Fetch gets a token and says how long it holds.
+	// Fetch gets a token and says how long it holds. Its ctx ends after 20 s.
 	Fetch func(ctx context.Context) (token string, holds time.Duration, err error)
 
 	loads singleflight.Group
@@ -23,7 +28,7 @@ type TokenSource struct {
 	ends  time.Time // guarded by mu
 }
 
-// Token returns a token that holds for a while still. It blocks while one is fetched.
+// Token returns a token that holds for a while still. It blocks while one is fetched, or until ctx ends.
 func (s *TokenSource) Token(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	token, ends := s.token, s.ends
@@ -31,9 +36,11 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 	if token != "" && time.Until(ends) > 0 {
 		return token, nil
 	}
-	fetched, err, _ := s.loads.Do("", func() (any, error) {
+	fetched := s.loads.DoChan("", func() (any, error) {
 		// The one who began it may give up; the others still want it.
-		token, holds, err := s.Fetch(context.WithoutCancel(ctx))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenWithin)
+		defer cancel()
+		token, holds, err := s.Fetch(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -42,10 +49,15 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 		s.token, s.ends = token, time.Now().Add(max(holds-refreshAhead, holds/2))
 		return token, nil
 	})
-	if err != nil {
-		return "", err
+	select {
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for an access token: %w", ctx.Err())
+	case r := <-fetched:
+		if r.Err != nil {
+			return "", r.Err
+		}
+		return r.Val.(string), nil
 	}
-	return fetched.(string), nil
 }
 
 // Void forgets a token that the vendor does not take any more, unless there is a newer one already.
