@@ -7,6 +7,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	"github.com/halleypush/halley/services/gateway"
 	"github.com/halleypush/halley/services/gateway/gatewaytest"
 )
@@ -101,7 +102,9 @@ func TestNewcomersWaitWhileTooManySessionsWaitForPushcore(t *testing.T) {
 		w.Greet(t, w.Connect(site.Core.NewDevice(t)))
 		w.Subscribe(t, 1, "push/"+gatewaytest.App)
 	}
-	site.Online(t, site.Core.NewDevice(t)) // the app is known from now on
+	first := site.Core.NewDevice(t)
+	site.Online(t, first).Close() // the app is known from now on
+	site.Core.Saw.Closes.AwaitOne(t, "the close", func(c *gatewayv1.Close) bool { return c.GetOrdinal() == first.Ordinal })
 	site.Core.Leave()
 	connect()
 	connect()
