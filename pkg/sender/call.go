@@ -19,9 +19,6 @@ import (
 // maxAnswer bounds what is read of a vendor's answer: results for 1,000 targets are far smaller.
 const maxAnswer = 4 << 20
 
-// FetchWithin bounds the fetch of an access token, which nobody's time-out ends: several wait for it.
-const FetchWithin = 15 * time.Second
-
 // The media types of requests.
 const (
 	JSON = "application/json; charset=UTF-8"

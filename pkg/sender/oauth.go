@@ -20,8 +20,6 @@ const hour = time.Hour
 func ClientCredentials(client *http.Client, address, id, secret string) *TokenSource {
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}.Encode()
 	return &TokenSource{Fetch: func(ctx context.Context) (string, time.Duration, error) {
-		ctx, cancel := context.WithTimeout(ctx, FetchWithin)
-		defer cancel()
 		a, err := Post(ctx, client, address, Form, []byte(form))
 		if err != nil {
 			return "", 0, fmt.Errorf("access token: %w", err)

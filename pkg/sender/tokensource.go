@@ -30,13 +30,13 @@ type TokenSource struct {
 
 // Token returns a token that holds for a while still. It blocks while one is fetched, or until ctx ends.
 func (s *TokenSource) Token(ctx context.Context) (string, error) {
-	s.mu.Lock()
-	token, ends := s.token, s.ends
-	s.mu.Unlock()
-	if token != "" && time.Until(ends) > 0 {
+	if token := s.held(); token != "" {
 		return token, nil
 	}
 	fetched := s.loads.DoChan("", func() (any, error) {
+		if token := s.held(); token != "" { // who looked before it was there comes too late to share its fetch
+			return token, nil
+		}
 		// The one who began it may give up; the others still want it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenWithin)
 		defer cancel()
@@ -58,6 +58,16 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 		}
 		return r.Val.(string), nil
 	}
+}
+
+// held returns the token that is there, empty if there is none that holds.
+func (s *TokenSource) held() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Until(s.ends) <= 0 {
+		return ""
+	}
+	return s.token
 }
 
 // Void forgets a token that the vendor does not take any more, unless there is a newer one already.
