@@ -7,9 +7,11 @@ replace github.com/halleypush/halley/pkg => ../../pkg
 replace github.com/halleypush/halley/proto => ../../proto
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/halleypush/halley/pkg v0.0.0-00010101000000-000000000000
 	github.com/halleypush/halley/proto v0.0.0-00010101000000-000000000000
 	github.com/sideshow/apns2 v0.25.0
+	google.golang.org/protobuf v1.36.12
 )
 
 require (
@@ -52,5 +54,4 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20261026165753-2ffab32bce7e // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261019180522-ce908d29299b // indirect
 	google.golang.org/grpc v1.85.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )
