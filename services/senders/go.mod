@@ -7,6 +7,7 @@ replace github.com/halleypush/halley/pkg => ../../pkg
 replace github.com/halleypush/halley/proto => ../../proto
 
 require (
+	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/google/go-cmp v0.7.0
 	github.com/halleypush/halley/pkg v0.0.0-00010101000000-000000000000
 	github.com/halleypush/halley/proto v0.0.0-00010101000000-000000000000
