@@ -12,7 +12,10 @@ import (
 )
 
 // lookEvery bounds how often a certificate's file is looked at.
-const lookEvery = 10 * time.Second
+const lookEvery = time.Second
+
+// Pair is a certificate's file and that of its key.
+type Pair struct{ Cert, Key string }
 
 // Server returns the settings of a server with a certificate; if clientCA is not empty, every client must show a certificate
 // that one of those in the file has signed. It returns nil for no certificate at all: plain text. A certificate whose file
@@ -21,13 +24,9 @@ func Server(cert, key, clientCA string) (*tls.Config, error) {
 	if cert == "" {
 		return nil, nil
 	}
-	follow := &follower{cert: cert, key: key}
-	if _, err := follow.get(); err != nil {
+	config, err := ServerNames(Pair{cert, key})
+	if err != nil {
 		return nil, err
-	}
-	config := &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return follow.get() },
 	}
 	if clientCA != "" {
 		pool, err := certificates(clientCA)
@@ -37,6 +36,37 @@ func Server(cert, key, clientCA string) (*tls.Config, error) {
 		config.ClientCAs, config.ClientAuth = pool, tls.RequireAndVerifyClientCert
 	}
 	return config, nil
+}
+
+// ServerNames returns the settings of a server with several certificates, which are followed in the same way. A client gets the
+// first one that fits the name it asks for and the signatures it knows; the very first one if none does, or if it asks for none.
+func ServerNames(pairs ...Pair) (*tls.Config, error) {
+	var followers []*follower
+	for _, p := range pairs {
+		follow := &follower{Pair: p}
+		if _, err := follow.get(); err != nil {
+			return nil, err
+		}
+		followers = append(followers, follow)
+	}
+	if len(followers) == 0 {
+		return nil, errors.New("a server needs a certificate")
+	}
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return choose(followers, hello) },
+	}, nil
+}
+
+func choose(followers []*follower, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if len(followers) > 1 {
+		for _, f := range followers {
+			if c, err := f.get(); err == nil && hello.SupportsCertificate(c) == nil {
+				return c, nil
+			}
+		}
+	}
+	return followers[0].get()
 }
 
 // Client returns the settings of a client that believes servers whose certificate one of those in the file ca has signed (the
@@ -51,7 +81,7 @@ func Client(ca, cert, key string) (*tls.Config, error) {
 		config.RootCAs = pool
 	}
 	if cert != "" {
-		follow := &follower{cert: cert, key: key}
+		follow := &follower{Pair: Pair{cert, key}}
 		if _, err := follow.get(); err != nil {
 			return nil, err
 		}
@@ -74,7 +104,7 @@ func certificates(path string) (*x509.CertPool, error) {
 
 // follower is a certificate that follows its file.
 type follower struct {
-	cert, key string
+	Pair
 
 	mu      sync.Mutex
 	loaded  *tls.Certificate // guarded by mu
@@ -89,11 +119,11 @@ func (f *follower) get() (*tls.Certificate, error) {
 		return f.loaded, nil
 	}
 	f.looked = time.Now()
-	info, err := os.Stat(f.cert)
+	info, err := os.Stat(f.Cert)
 	if err == nil && f.loaded != nil && info.ModTime().Equal(f.written) {
 		return f.loaded, nil
 	}
-	fresh, err := tls.LoadX509KeyPair(f.cert, f.key)
+	fresh, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 	if err != nil {
 		if f.loaded != nil {
 			return f.loaded, nil
