@@ -108,13 +108,30 @@ type Failure struct{ Result Result }
 
 func (f *Failure) Error() string { return f.Result.Code }
 
-// ResultOf returns what an error comes to: that of its Failure; Retry for every other.
+// ResultOf returns what an error comes to: that of its Failure; Retry for every other; Accepted for none.
 func ResultOf(err error) Result {
 	var f *Failure
-	if errors.As(err, &f) {
+	switch {
+	case err == nil:
+		return Result{Outcome: Accepted}
+	case errors.As(err, &f):
 		return f.Result
+	default:
+		return Result{Outcome: Retry, Code: short(err.Error())}
 	}
-	return Result{Outcome: Retry, Code: short(err.Error())}
+}
+
+// Checked returns what a Checker answers if its trial came to a result: only CredentialBad speaks against the credential, and
+// who could not ask says so in the note.
+func Checked(r Result) (note string, err error) {
+	switch r.Outcome {
+	case CredentialBad:
+		return "", errors.New("the vendor refuses it: " + r.Code)
+	case Retry, QuotaSpent:
+		return "the vendor could not be asked (" + r.Code + "): only the form was checked", nil
+	default:
+		return "", nil
+	}
 }
 
 // Try calls attempt with an access token. If attempt says that the vendor does not take the token any more, it is called once

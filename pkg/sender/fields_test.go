@@ -142,6 +142,21 @@ func TestErrorsDoNotNameTheURL(t *testing.T) {
 	}
 }
 
+func TestOnlyARefusedCredentialFailsItsCheck(t *testing.T) {
+	t.Parallel()
+	for outcome, want := range map[sender.Outcome]struct{ note, bad bool }{
+		sender.Accepted: {}, sender.TokenGone: {}, sender.Rejected: {}, sender.Retry: {note: true}, sender.QuotaSpent: {note: true},
+		sender.CredentialBad: {bad: true},
+	} {
+		if note, err := sender.Checked(sender.Result{Outcome: outcome}); (note != "") != want.note || (err != nil) != want.bad {
+			t.Errorf("%d: %q, %v", outcome, note, err)
+		}
+	}
+	if r := sender.ResultOf(nil); r.Outcome != sender.Accepted {
+		t.Errorf("no error is %+v", r)
+	}
+}
+
 func TestARefusedTokenIsFetchedOnceByAll(t *testing.T) {
 	t.Parallel()
 	var fetched atomic.Int32

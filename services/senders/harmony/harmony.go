@@ -155,14 +155,7 @@ func readReasons(m *sender.Message, r sender.Result, message string) []sender.Re
 // Check has Huawei refuse a test message for a device that there is not: if it complains of the device, the credential is good.
 func (v *Vendor) Check(ctx context.Context, given sender.Credential) (note string, err error) {
 	m := &sender.Message{TTL: time.Minute, Targets: []sender.Target{{Token: "halley-check"}}, Payload: "check", Sandbox: true}
-	switch r := v.send(ctx, given.(*credential), m)[0]; r.Outcome {
-	case sender.CredentialBad:
-		return "", errors.New("Huawei refuses it: " + r.Code)
-	case sender.Retry, sender.QuotaSpent:
-		return "Huawei could not be asked (" + r.Code + "): only the form was checked", nil
-	default: // Huawei has looked behind the credential
-		return "", nil
-	}
+	return sender.Checked(v.send(ctx, given.(*credential), m)[0])
 }
 
 // Receipts reads a call with receipts.

@@ -4,7 +4,6 @@ package huawei
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -179,14 +178,7 @@ func (v *Vendor) Check(ctx context.Context, given sender.Credential) (note strin
 	if err != nil {
 		return "", err
 	}
-	switch r := v.send(ctx, c, m, body)[0]; r.Outcome {
-	case sender.CredentialBad:
-		return "", errors.New("Huawei refuses it: " + r.Code)
-	case sender.Retry, sender.QuotaSpent:
-		return "Huawei could not be asked (" + r.Code + "): only the form was checked", nil
-	default: // Huawei has looked behind the credential
-		return "", nil
-	}
+	return sender.Checked(v.send(ctx, c, m, body)[0])
 }
 
 // Receipts reads a call with receipts.

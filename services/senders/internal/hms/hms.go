@@ -1,4 +1,5 @@
-// Package hms is what Huawei's two push services have in common: the signed calls with receipts, and the limits.
+// Package hms is what Huawei's two push services have in common: the signed calls with receipts, and the limits. Honor's, which
+// comes from them, has the limits and some of the codes.
 package hms
 
 import (
@@ -141,11 +142,15 @@ func ReceiptCodes() []sender.ReceiptCode {
 	}
 }
 
-// Encode returns the JSON of a request. The targets' tokens go into its object of a name, whatever an override says.
+// Encode returns the JSON of a request. The targets' tokens go into its object of a name, or into the request itself if that
+// is empty, whatever an override says.
 func Encode(fields map[string]any, object string, m *sender.Message) ([]byte, error) {
-	inner, ok := fields[object].(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf("the override of %s must be an object", object)
+	inner := fields
+	if object != "" {
+		var ok bool
+		if inner, ok = fields[object].(map[string]any); !ok {
+			return nil, fmt.Errorf("the override of %s must be an object", object)
+		}
 	}
 	delete(inner, "token")
 	bare, err := json.Marshal(fields)
