@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -9,7 +11,9 @@ import (
 	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/telemetry"
+	"github.com/halleypush/halley/pkg/tlsconfig"
 	"github.com/halleypush/halley/services/gateway/internal/gate"
+	"github.com/halleypush/halley/services/gateway/internal/proxy"
 )
 
 // Config is what a gateway needs. config.Load fills it from a YAML file and HALLEY_… variables.
@@ -19,6 +23,12 @@ type Config struct {
 	WebSocket string `yaml:"websocket" env:"WEBSOCKET" doc:"address of MQTT over WebSocket (path /mqtt), such as :8083; with tls_cert over TLS"`
 	TLSCert   string `yaml:"tls_cert" env:"TLS_CERT" doc:"certificate file for mqtts and websocket"`
 	TLSKey    string `yaml:"tls_key" env:"TLS_KEY" doc:"key file for mqtts and websocket"`
+
+	Certificates     []string      `yaml:"certificates" env:"CERTIFICATES" doc:"further certificates, as cert file:key file; a client gets the first that fits the name it asks for, else tls_cert"`
+	TicketSecret     config.Secret `yaml:"ticket_secret" env:"TICKET_SECRET" doc:"32 bytes or more, the same for all gateways: phones resume TLS with any of them. Empty: only with the one they came from"`
+	TicketSecretFile string        `yaml:"ticket_secret_file" env:"TICKET_SECRET_FILE" doc:"a file with the ticket secret"`
+	MaxHandshakes    int           `yaml:"max_handshakes" env:"MAX_HANDSHAKES" default:"4096" doc:"TLS handshakes under way; connections beyond are closed"`
+	ProxyProtocol    []string      `yaml:"proxy_protocol" env:"PROXY_PROTOCOL" doc:"balancers' networks, such as 10.0.0.0/8: connections come from them alone, and begin with a PROXY header of version 2 that names the client"`
 
 	Pushcore         string        `yaml:"pushcore" env:"PUSHCORE" default:"127.0.0.1:9091" doc:"address of pushcore's internal port; dns:///name:port spreads over replicas"`
 	PushcoreTLS      bool          `yaml:"pushcore_tls" env:"PUSHCORE_TLS" doc:"speak TLS with pushcore"`
@@ -81,6 +91,12 @@ func (c *Config) Validate() error {
 		return errors.New("pushcore_cert needs pushcore_key and pushcore_tls")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("tls_cert and tls_key go together")
+	case len(c.Certificates) > 0 && c.TLSCert == "":
+		return errors.New("certificates needs tls_cert and tls_key for clients that name none")
+	case c.TicketSecret != "" && len(c.TicketSecret.Reveal()) < tlsconfig.MinTicketSecret:
+		return fmt.Errorf("ticket_secret needs at least %d bytes", tlsconfig.MinTicketSecret)
+	case c.MaxHandshakes < 1:
+		return errors.New("max_handshakes must be at least 1")
 	case c.MQTTS != "" && c.TLSCert == "":
 		return errors.New("mqtts needs tls_cert and tls_key")
 	case c.MaxPacket < 1024 || c.MaxPacket > 1<<20:
@@ -104,7 +120,40 @@ func (c *Config) Validate() error {
 	case c.Loops < 0:
 		return errors.New("loops must not be negative")
 	}
+	for _, text := range c.Certificates {
+		if cert, key, _ := strings.Cut(text, ":"); cert == "" || key == "" {
+			return fmt.Errorf("certificates: %q is not of the form cert file:key file", text)
+		}
+	}
+	if _, err := c.balancers(); err != nil {
+		return err
+	}
 	return c.Telemetry.Validate()
+}
+
+// certificates returns the files of all certificates, the one for clients that ask for no name first.
+func (c *Config) certificates() []tlsconfig.Pair {
+	if c.TLSCert == "" {
+		return nil
+	}
+	pairs := []tlsconfig.Pair{{Cert: c.TLSCert, Key: c.TLSKey}}
+	for _, text := range c.Certificates {
+		cert, key, _ := strings.Cut(text, ":")
+		pairs = append(pairs, tlsconfig.Pair{Cert: cert, Key: key})
+	}
+	return pairs
+}
+
+// balancers returns the networks of which connections begin with a header; nil: they do not.
+func (c *Config) balancers() (proxy.Networks, error) {
+	if len(c.ProxyProtocol) == 0 {
+		return nil, nil
+	}
+	networks, err := proxy.ParseNetworks(c.ProxyProtocol)
+	if err != nil {
+		return nil, fmt.Errorf("proxy_protocol: %w", err)
+	}
+	return networks, nil
 }
 
 func (c *Config) limits() gate.Limits {

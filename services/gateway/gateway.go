@@ -31,7 +31,6 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/core"
 	"github.com/halleypush/halley/services/gateway/internal/door"
 	"github.com/halleypush/halley/services/gateway/internal/gate"
-	"github.com/halleypush/halley/services/gateway/internal/listen"
 	"github.com/halleypush/halley/services/gateway/internal/loop"
 	"github.com/halleypush/halley/services/gateway/internal/pressure"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
@@ -72,11 +71,10 @@ type Gateway struct {
 	bus              *bus.Bus
 	receipts         *receipt.Publisher
 
-	admin     net.Listener
-	mqttAddr  string
-	mqtts     net.Listener
-	websocket net.Listener
-	tls       *tls.Config
+	admin net.Listener
+	// Addresses with the ports that were chosen, empty where nothing is listened to.
+	mqtt, mqtts, websocket string
+	tls                    *tls.Config
 
 	gap    chan string // has room for one: why messages may have been missed
 	missed atomic.Bool // and no repair has begun yet
@@ -195,7 +193,7 @@ func (g *Gateway) build() error {
 	g.core = core.New(rpc, g.door, pod, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
 	g.receipts = receipt.New(directJS, audienceJS, receipt.NewMetrics(metrics), g.log)
 	g.set, err = loop.NewSet(loop.Config{
-		Loops: c.Loops, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
+		Loops: c.Loops, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
 		Door: g.door, Gate: gate.New(c.limits(), g.stayAway), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
@@ -221,55 +219,98 @@ func (g *Gateway) stayAway() time.Duration {
 	return g.pressure.StayAway()
 }
 
-// listen opens the listeners. Plain MQTT has its own, which the loops open.
+// listen opens the listeners: the loops' own, and that of health and metrics.
 func (g *Gateway) listen() error {
 	c := g.config
 	var err error
-	if g.tls, err = tlsconfig.Server(c.TLSCert, c.TLSKey, ""); err != nil {
+	if err := g.secure(); err != nil {
+		return err
+	}
+	balancers, err := c.balancers()
+	if err != nil {
 		return err
 	}
 	for _, l := range []struct {
-		listener *net.Listener
-		address  string
+		bound   *string
+		address string
+		port    loop.Port
 	}{
-		{&g.admin, c.Telemetry.Listen},
-		{&g.mqtts, c.MQTTS},
-		{&g.websocket, c.WebSocket},
+		{&g.mqtt, c.MQTT, loop.Port{Balancers: balancers}},
+		{&g.mqtts, c.MQTTS, loop.Port{Balancers: balancers, TLS: g.tls}},
+		{&g.websocket, c.WebSocket, loop.Port{Balancers: balancers, TLS: g.tls, WebSocket: true}},
 	} {
-		if l.address == "" || l.listener == &g.admin && c.Shared != nil {
+		if l.address == "" {
 			continue
 		}
-		if *l.listener, err = net.Listen("tcp", l.address); err != nil {
-			return fmt.Errorf("listen: %w", err)
+		if *l.bound, err = g.set.Listen(l.address, l.port); err != nil {
+			return err
 		}
 	}
-	if c.MQTT != "" {
-		g.mqttAddr, err = g.set.ListenTCP(c.MQTT)
+	if c.Telemetry.Listen == "" || c.Shared != nil {
+		return nil
 	}
-	return err
+	if g.admin, err = net.Listen("tcp", c.Telemetry.Listen); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return nil
+}
+
+// secure prepares TLS, if there is a certificate.
+func (g *Gateway) secure() error {
+	pairs := g.config.certificates()
+	if len(pairs) == 0 {
+		return nil
+	}
+	var err error
+	if g.tls, err = tlsconfig.ServerNames(pairs...); err != nil {
+		return err
+	}
+	return g.setTicketKeys()
+}
+
+// setTicketKeys sets today's keys of TLS sessions. Without a secret to derive them from, they are this process's own.
+func (g *Gateway) setTicketKeys() error {
+	if g.tls == nil || g.config.TicketSecret == "" {
+		return nil
+	}
+	return tlsconfig.SetTicketKeys(g.tls, g.config.TicketSecret.Reveal(), time.Now())
+}
+
+// turnTicketKeys sets the keys of TLS sessions anew from time to time.
+func (g *Gateway) turnTicketKeys(ctx context.Context) {
+	ticker := time.NewTicker(time.Hour)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := g.setTicketKeys(); err != nil {
+				g.log.ErrorContext(ctx, "cannot turn the ticket keys", "error", err)
+			}
+		}
+	}
 }
 
 // MQTTAddr returns the address of MQTT over TCP.
-func (g *Gateway) MQTTAddr() string { return g.mqttAddr }
+func (g *Gateway) MQTTAddr() string { return g.mqtt }
 
 // MQTTSAddr returns the address of MQTT over TLS, empty if there is none.
-func (g *Gateway) MQTTSAddr() string { return addr(g.mqtts) }
+func (g *Gateway) MQTTSAddr() string { return g.mqtts }
 
 // WebSocketAddr returns the address of MQTT over WebSocket, empty if there is none.
-func (g *Gateway) WebSocketAddr() string { return addr(g.websocket) }
+func (g *Gateway) WebSocketAddr() string { return g.websocket }
 
 // AdminAddr returns the address of health and metrics.
-func (g *Gateway) AdminAddr() string { return addr(g.admin) }
-
-func addr(l net.Listener) string {
-	if l == nil {
+func (g *Gateway) AdminAddr() string {
+	if g.admin == nil {
 		return ""
 	}
-	return l.Addr().String()
+	return g.admin.Addr().String()
 }
 
 // WebSocket returns a handler that takes devices' connections, for another server's /mqtt.
-func (g *Gateway) WebSocket() http.Handler { return listen.WebSocket(g.set) }
+func (g *Gateway) WebSocket() http.Handler { return g.set.WebSocket() }
 
 // Ready returns nil once the gateway takes devices and hands over, or what keeps it from it.
 func (g *Gateway) Ready(ctx context.Context) error {
@@ -280,10 +321,8 @@ func (g *Gateway) Ready(ctx context.Context) error {
 }
 
 func (g *Gateway) close() {
-	for _, l := range []net.Listener{g.admin, g.mqtts, g.websocket} {
-		if l != nil {
-			_ = l.Close() // closed already where its server ran
-		}
+	if g.admin != nil {
+		_ = g.admin.Close() // closed already where its server ran
 	}
 	for _, conn := range []*nats.Conn{g.direct, g.audience} {
 		if conn != nil {
@@ -344,7 +383,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.close()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 2)
+	failed := make(chan error, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		failed <- g.telemetry.Serve(working, g.admin, g.health, telemetry.Route{Pattern: "POST /shed", Handler: http.HandlerFunc(g.shed)})
@@ -356,13 +395,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	wg.Go(func() { g.receipts.Run(working) })
 	wg.Go(func() { g.core.Run(working, g.set, g.bus.RoundTripAge, g.newIncarnation) })
 	g.set.Start()
-	if g.mqtts != nil {
-		wg.Go(func() { listen.TLS(g.mqtts, g.tls, g.set, g.log) })
-	}
-	if g.websocket != nil {
-		wg.Go(func() { failed <- g.serveWebSocket(working) })
-	}
-	g.log.InfoContext(ctx, "gateway serves", "mqtt", g.mqttAddr, "mqtts", g.MQTTSAddr(), "websocket", g.WebSocketAddr())
+	wg.Go(func() { g.turnTicketKeys(working) })
+	g.log.InfoContext(ctx, "gateway serves", "mqtt", g.mqtt, "mqtts", g.mqtts, "websocket", g.websocket)
 	var err error
 	select {
 	case <-ctx.Done():
@@ -375,16 +409,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer cancel()
 	g.log.InfoContext(ctx, "gateway stopped")
 	return errors.Join(err, g.telemetry.Shutdown(flush))
-}
-
-func (g *Gateway) serveWebSocket(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.Handle("/mqtt", g.WebSocket())
-	listener := g.websocket
-	if g.tls != nil {
-		listener = tls.NewListener(listener, g.tls)
-	}
-	return telemetry.ServeHTTP(ctx, listener, mux)
 }
 
 func (g *Gateway) ping(ctx context.Context) {
@@ -411,11 +435,6 @@ func (g *Gateway) drain(ctx context.Context) {
 	g.health.Drain()
 	wait(ctx, g.config.DrainWait, nil)
 	g.set.StopAccepting()
-	for _, l := range []net.Listener{g.mqtts, g.websocket} {
-		if l != nil {
-			_ = l.Close() // no more connections; the ones that are here stay
-		}
-	}
 	drained := make(chan struct{})
 	g.set.Drain(g.config.DrainRate, func() { close(drained) })
 	wait(ctx, g.config.DrainDeadline, drained)

@@ -6,11 +6,18 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
+	"github.com/halleypush/halley/services/gateway/internal/websocket"
 )
 
 // States of a connection.
 const (
 	stateFree byte = iota
+	// stateIntro: a balancer's header is awaited.
+	stateIntro
+	// stateShaking: TLS is being agreed on.
+	stateShaking
+	// stateUpgrade: the request that WebSocket begins with is awaited.
+	stateUpgrade
 	// stateHello: its CONNECT is awaited.
 	stateHello
 	// stateAdmitting: its CONNECT is being checked by others.
@@ -38,18 +45,23 @@ type conn struct {
 	stalled bool
 }
 
-// rest is the part of a connection that exists while bytes wait, or the peer is not a native socket.
+// rest is the part of a connection that exists while bytes wait, or if the connection is wrapped or not a native socket.
 type rest struct {
 	in      []byte // the beginning of a packet that is not complete
 	out     []byte // what the socket did not take yet
 	waiting bool   // for the socket to become writable
 	outside *outside
+
+	port      *Port // until the connection is admitted
+	tls       *secured
+	websocket *websocket.Decoder
+
 	remote  netip.Addr    // until the connection is admitted
 	connect *mqtt.Connect // while it is being admitted
 }
 
 func (r *rest) empty() bool {
-	return len(r.in) == 0 && len(r.out) == 0 && !r.waiting && r.outside == nil && r.connect == nil
+	return len(r.in) == 0 && len(r.out) == 0 && !r.waiting && r.outside == nil && r.connect == nil && r.tls == nil && r.websocket == nil
 }
 
 // Transport is how a connection reached the gateway.

@@ -74,7 +74,7 @@ func newPhone(t *testing.T, version byte) *phone {
 	p.loop, p.fd = set.loops[0], pair[1]
 	t.Cleanup(func() { _ = unix.Close(p.fd) })
 	p.loop.tick()
-	p.loop.begin(int32(pair[0]), nil, TCP, netip.Addr{})
+	p.loop.begin(arrival{fd: int32(pair[0]), port: &Port{}})
 	for p.loop.conns.at(p.index).state != stateHello {
 		p.index++
 	}

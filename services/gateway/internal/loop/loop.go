@@ -14,11 +14,14 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
+	"github.com/halleypush/halley/services/gateway/internal/websocket"
 )
 
 const (
 	// readSize is how much is read from a socket at a time, into a buffer that all of a loop's connections share.
 	readSize = 64 << 10
+	// plainSize is how much is taken out of TLS at a time: the largest record (RFC 8446, 5.1).
+	plainSize = 16 << 10
 	// maxUnsent bounds what waits for a slow peer; beyond it the connection is closed. A full window of large pushes fits.
 	maxUnsent = 128 << 10
 	// acceptsPerTurn lets a loop look after its connections between accepts.
@@ -34,22 +37,23 @@ type Loop struct {
 	poll *poller
 	log  *slog.Logger
 
-	conns    slab
-	wheel    *wheel
-	index    index
-	memory   memory
-	jobs     []*job
-	sweeps   []*sweep
-	pool     session.Pool
-	out      session.Output
-	ending   session.Output
-	buf      []byte
-	receipts []receipt.Item
-	clock    session.Clock
-	swept    time.Duration // when housekeeping ran last
-	listener int           // the listening socket, none if there is none
-	deaf     time.Duration // until when nothing is accepted, because that failed; 0: it is
-	stopping bool          // no connection begins any more
+	conns                 slab
+	wheel                 *wheel
+	index                 index
+	memory                memory
+	jobs                  []*job
+	sweeps                []*sweep
+	pool                  session.Pool
+	out                   session.Output
+	ending                session.Output
+	buf                   []byte
+	receipts              []receipt.Item
+	clock                 session.Clock
+	swept                 time.Duration // when housekeeping ran last
+	plain, sealed, framed []byte        // what comes out of TLS; what goes into the socket, and into TLS: of the connection at hand
+	listeners             []*listener
+	deaf                  time.Duration // until when nothing is accepted, because that failed; 0: it is
+	stopping              bool          // no connection begins any more
 
 	mu    sync.Mutex
 	mail  []command // guarded by mu
@@ -69,7 +73,7 @@ func newLoop(s *Set, id int) (*Loop, error) {
 	}
 	l := &Loop{
 		set: s, id: id, poll: poll, log: s.log, wheel: newWheel(), index: index{}, memory: memory{},
-		buf: make([]byte, readSize), listener: int(none),
+		buf: make([]byte, readSize), plain: make([]byte, plainSize),
 	}
 	l.out.Pool, l.ending.Pool = &l.pool, &l.pool
 	return l, nil
@@ -177,7 +181,7 @@ func (l *Loop) ref(i int32) Ref { return Ref{loop: l, index: i, gen: l.conns.at(
 
 func (l *Loop) handle(e ready) {
 	if e.token&listenerToken != 0 {
-		l.accept()
+		l.knock(e.token)
 		return
 	}
 	i, gen := untoken(e.token)
@@ -197,24 +201,37 @@ func (l *Loop) handle(e ready) {
 	}
 }
 
-// begin makes a connection of a socket.
-func (l *Loop) begin(fd int32, o *outside, transport Transport, remote netip.Addr) {
+// arrival is a connection that has come.
+type arrival struct {
+	fd        int32    // none: not a native socket, but
+	outside   *outside // one of another kind
+	port      *Port    // what is spoken on it, as far as outside does not see to that
+	transport Transport
+	websocket *websocket.Decoder // the upgrade is through
+	remote    netip.Addr
+}
+
+// begin makes a connection of what has come.
+func (l *Loop) begin(a arrival) {
 	i := l.conns.take()
 	c := l.conns.at(i)
-	c.state, c.fd, c.transport = stateHello, fd, transport
+	c.state, c.fd, c.transport = stateIntro, a.fd, a.transport
 	c.hello = session.Unidentified{Begun: l.clock.Since}
-	c.rest = &rest{remote: remote, outside: o}
-	l.set.metrics.connections[transport].Inc()
-	if fd != none {
-		if err := l.poll.add(int(fd), token(i, c.gen)); err != nil {
+	c.rest = &rest{remote: a.remote, outside: a.outside, port: a.port, websocket: a.websocket}
+	if a.port.Balancers == nil {
+		l.inwards(i)
+	}
+	l.set.metrics.connections[a.transport].Inc()
+	if a.fd != none {
+		if err := l.poll.add(int(a.fd), token(i, c.gen)); err != nil {
 			l.log.Error("cannot watch a connection", "error", err)
 			l.close(i, session.Overload)
 			return
 		}
 	} else {
 		r := l.ref(i)
-		o.ref.Store(&r)
-		o.running.Go(o.read)
+		a.outside.ref.Store(&r)
+		a.outside.running.Go(a.outside.read)
 	}
 	_, left := c.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, i, left)
@@ -228,7 +245,7 @@ func (l *Loop) read(i int32) {
 	}
 	if n > 0 && l.conns.at(i).state != stateClosing {
 		l.set.metrics.bytesIn.Add(float64(n))
-		l.feed(i, l.buf[:n])
+		l.take(i, l.buf[:n])
 	}
 }
 
@@ -241,6 +258,12 @@ func (l *Loop) feed(i int32, data []byte) {
 		data = c.rest.in
 	}
 	switch c.state {
+	case stateIntro:
+		l.introduce(i, data, own)
+	case stateShaking:
+		l.shake(i, data)
+	case stateUpgrade:
+		l.upgrade(i, data, own)
 	case stateHello:
 		l.greet(i, data, own)
 	case stateAdmitting:
@@ -378,8 +401,8 @@ func (l *Loop) admit(i int32, a Admission) {
 		return
 	}
 	m := &move{
-		fd: c.fd, outside: c.rest.outside, transport: c.transport, begun: c.hello.Begun, in: c.rest.in,
-		connect: c.rest.connect, admission: a, gate: l.set.gate, pass: pass,
+		fd: c.fd, outside: c.rest.outside, tls: c.rest.tls, websocket: c.rest.websocket, transport: c.transport,
+		begun: c.hello.Begun, in: c.rest.in, connect: c.rest.connect, admission: a, gate: l.set.gate, pass: pass,
 	}
 	home := l.set.home(a.App.Number, a.Ordinal)
 	if home == l {
@@ -394,6 +417,9 @@ func (l *Loop) admit(i int32, a Admission) {
 			return
 		}
 	}
+	if m.tls != nil {
+		m.tls.pipe.in = bytes.Clone(m.tls.pipe.in) // it lies in this loop's buffer
+	}
 	l.wheel.unset(l.conns.link, i)
 	l.conns.give(i)
 	home.post(m)
@@ -403,6 +429,8 @@ func (l *Loop) admit(i int32, a Admission) {
 type move struct {
 	fd        int32
 	outside   *outside
+	tls       *secured
+	websocket *websocket.Decoder
 	transport Transport
 	begun     time.Duration
 	in        []byte
@@ -433,7 +461,7 @@ func (m *move) run(l *Loop) {
 	i := l.conns.take()
 	c := l.conns.at(i)
 	c.fd, c.transport, c.state = m.fd, m.transport, stateAdmitting
-	c.rest = &rest{outside: m.outside}
+	c.rest = &rest{outside: m.outside, tls: m.tls, websocket: m.websocket}
 	if m.fd != none {
 		if err := l.poll.add(int(m.fd), token(i, c.gen)); err != nil {
 			l.log.Error("cannot take a connection over", "error", err)
@@ -447,6 +475,9 @@ func (m *move) run(l *Loop) {
 	}
 	gen := c.gen
 	l.settle(i, m)
+	if c.gen == gen && m.tls != nil {
+		l.take(i, m.tls.pipe.in)
+	}
 	if c.gen == gen {
 		c.letRead()
 	}
@@ -461,7 +492,7 @@ func (l *Loop) settle(i int32, m *move) {
 		l.perform(old)
 	}
 	c.state, c.pass = stateLive, m.pass
-	c.rest.in, c.rest.connect = nil, nil
+	c.rest.in, c.rest.connect, c.rest.port = nil, nil, nil
 	c.trim()
 	c.session = session.New(session.Start{
 		App: a.App, Ordinal: a.Ordinal, Number: l.set.numbers.Add(1), Generation: a.Generation, Connect: m.connect,
@@ -516,12 +547,13 @@ type stop struct{}
 
 func (stop) run(l *Loop) {
 	l.stopping = true
-	l.closeListener()
+	l.closeListeners()
 	for i := range l.conns.len() {
 		switch l.conns.at(i).state {
 		case stateLive:
 			l.sendAway(i, session.Shutdown)
-		case stateHello, stateAdmitting:
+		case stateFree, stateClosing:
+		default:
 			l.close(i, session.Shutdown)
 		}
 	}

@@ -24,6 +24,8 @@ type Metrics struct {
 	audience          map[session.Result]prometheus.Counter
 	acks, probes      prometheus.Counter
 	acceptErrors      prometheus.Counter
+	handshakes        [shakeOutcomes]prometheus.Counter
+	introductions     [introductionOutcomes]prometheus.Counter
 	bytesIn, bytesOut prometheus.Counter
 	slices            prometheus.Histogram
 }
@@ -78,8 +80,8 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		acks:         plain("acks_total", "Messages that devices acknowledged."),
 		probes:       plain("probes_total", "Connections that were probed because an acknowledgement was missing."),
 		acceptErrors: plain("accept_errors_total", "Connections that could not be accepted."),
-		bytesIn:      plain("received_bytes_total", "Bytes that came from plain TCP connections."),
-		bytesOut:     plain("sent_bytes_total", "Bytes that were written to connections, before TLS."),
+		bytesIn:      plain("received_bytes_total", "Bytes that came from connections, with TLS."),
+		bytesOut:     plain("sent_bytes_total", "Bytes that were written to connections, before WebSocket and TLS."),
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "halley_gateway_sessions", Help: "Connections of devices that have proved themselves.",
 		}),
@@ -101,6 +103,14 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	refusals := counter("refusals_total", "CONNECT packets that were refused to bound what comes in, by reason.", "reason")
 	for _, reason := range gate.Reasons() {
 		m.refusals[reason] = refusals.WithLabelValues(string(reason))
+	}
+	handshakes := counter("handshakes_total", "TLS handshakes, by how they ended.", "outcome", shakeNames[:]...)
+	for outcome, name := range shakeNames {
+		m.handshakes[outcome] = handshakes.WithLabelValues(name)
+	}
+	introductions := counter("proxy_headers_total", "Headers of balancers (PROXY protocol), by what became of them.", "outcome", introductionNames[:]...)
+	for outcome, name := range introductionNames {
+		m.introductions[outcome] = introductions.WithLabelValues(name)
 	}
 	direct := counter("direct_total", "Direct deliveries by what became of them.", "result")
 	for _, result := range []gatewayv1.DeliverResponse_Result{

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -16,7 +17,8 @@ const (
 	writeWithin = 30 * time.Second
 )
 
-// outside is the socket of a connection that is not native: TLS, WebSocket, or any on another system than Linux. A goroutine
+// outside is the socket of a connection that is not native: one that another server took and handed over, or any on another system than
+// Linux. A goroutine
 // reads it and hands what it read to the loop, one piece at a time; another writes while there is something to write. Neither
 // keeps the loop waiting.
 type outside struct {
@@ -25,6 +27,8 @@ type outside struct {
 	running *sync.WaitGroup
 	// ref is where the connection is now. It changes only while the reader waits for next.
 	ref atomic.Pointer[Ref]
+	// first is what was read of it already.
+	first []byte
 	// next lets the reader go on after the loop has used the last piece.
 	next chan struct{}
 
@@ -34,21 +38,21 @@ type outside struct {
 	closing bool   // guarded by mu: close once everything is written
 }
 
-func newOutside(conn net.Conn, running *sync.WaitGroup) *outside {
-	return &outside{conn: conn, running: running, next: make(chan struct{}, 1)}
+func newOutside(conn net.Conn, first []byte, running *sync.WaitGroup) *outside {
+	return &outside{conn: conn, first: first, running: running, next: make(chan struct{}, 1)}
 }
 
 // read hands pieces to the loop until the peer is gone or the connection closed.
 func (o *outside) read() {
+	if len(o.first) > 0 && !o.hand(o.first) {
+		return
+	}
+	o.first = nil
 	buf := make([]byte, outsideBuffer)
 	for {
 		n, err := o.conn.Read(buf)
-		if n > 0 {
-			r := o.ref.Load()
-			r.loop.post(&arrived{ref: *r, data: append([]byte(nil), buf[:n]...)})
-			if _, ok := <-o.next; !ok {
-				return
-			}
+		if n > 0 && !o.hand(bytes.Clone(buf[:n])) {
+			return
 		}
 		if err != nil {
 			r := o.ref.Load()
@@ -56,6 +60,14 @@ func (o *outside) read() {
 			return
 		}
 	}
+}
+
+// hand gives a piece to the loop and waits until it is used; false: the connection is closed.
+func (o *outside) hand(piece []byte) bool {
+	r := o.ref.Load()
+	r.loop.post(&arrived{ref: *r, data: piece})
+	_, ok := <-o.next
+	return ok
 }
 
 // letRead lets the reader of a connection that is not native read the next piece.
@@ -82,7 +94,8 @@ func (a *arrived) run(l *Loop) {
 	case a.over:
 		l.close(a.ref.index, session.ByPeer)
 	default:
-		l.feed(a.ref.index, a.data)
+		l.set.metrics.bytesIn.Add(float64(len(a.data)))
+		l.take(a.ref.index, a.data)
 		// One that is being admitted may have to move; its next piece must not be on its way here then.
 		if c.gen == a.ref.gen && c.state != stateAdmitting && !c.stalled {
 			c.letRead()

@@ -99,10 +99,15 @@ func (l *Loop) receipt(c *conn, a *session.Action) {
 	l.set.traces.step(c.session.Number, a.Message, a.Step)
 }
 
-// write sends bytes to the peer. What its socket does not take now waits, up to a bound.
+// write sends bytes to the peer, through the connection's layers.
 func (l *Loop) write(i int32, data []byte) {
-	c := l.conns.at(i)
 	l.set.metrics.bytesOut.Add(float64(len(data)))
+	l.transmit(i, l.wrap(l.conns.at(i), data))
+}
+
+// transmit writes bytes to the socket. What it does not take now waits, up to a bound.
+func (l *Loop) transmit(i int32, data []byte) {
+	c := l.conns.at(i)
 	if c.fd == none {
 		r := l.ref(i)
 		if c.rest.outside.write(data, func() { l.post(&arrived{ref: r, over: true}) }) > maxUnsent {
@@ -179,12 +184,19 @@ func (l *Loop) flush(i int32) {
 // of the peer unread, would throw that away.
 func (l *Loop) finish(i int32, reason session.Reason) {
 	c := l.conns.at(i)
+	gen := c.gen
 	l.over(i, reason)
+	if c.state = stateClosing; c.rest != nil {
+		l.farewell(i)
+	}
+	if c.gen != gen {
+		return
+	}
 	if c.fd == none {
 		l.free(i)
 		return
 	}
-	c.state, c.stalled = stateClosing, false
+	c.stalled = false
 	if c.rest == nil || !c.rest.waiting {
 		shutdownNative(int(c.fd))
 	}
@@ -220,6 +232,9 @@ func (l *Loop) free(i int32) {
 	c := l.conns.at(i)
 	l.set.metrics.connections[c.transport].Dec()
 	l.wheel.unset(l.conns.link, i)
+	if c.rest != nil && c.rest.tls != nil && c.rest.tls.pipe.shaking != nil {
+		c.rest.tls.pipe.shaking.abandon()
+	}
 	if c.fd != none {
 		closeNative(int(c.fd))
 	} else {

@@ -1,11 +1,13 @@
 package loop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -19,6 +21,7 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
+	"github.com/halleypush/halley/services/gateway/internal/websocket"
 )
 
 // logClosed is the level of the line that each session leaves.
@@ -112,6 +115,8 @@ type Config struct {
 	Loops int
 	// Limits bound what a session may do.
 	Limits session.Limits
+	// Handshakes bounds the TLS handshakes that are under way.
+	Handshakes int
 	// UserTimeout is after how long a socket whose data is not acknowledged is given up (TCP_USER_TIMEOUT).
 	UserTimeout time.Duration
 	// Lifetime is the longest that a session stays; 0: for ever. Each stays for half to all of it.
@@ -139,6 +144,10 @@ type Set struct {
 	numbers     atomic.Uint64
 	running     sync.WaitGroup
 	outsides    sync.WaitGroup
+	shakers     *shakers
+
+	mu        sync.Mutex
+	listeners []net.Listener // guarded by mu: of sockets that are not native
 }
 
 // Parts are what loops work with.
@@ -157,6 +166,7 @@ func NewSet(c Config, p Parts) (*Set, error) {
 	s := &Set{
 		door: p.Door, gate: p.Gate, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
 		userTimeout: c.UserTimeout, lifetime: c.Lifetime, reference: c.Reference, background: context.Background(), begun: time.Now(),
+		shakers: newShakers(c.Handshakes, runtime.GOMAXPROCS(0)),
 	}
 	n := c.Loops
 	if n == 0 {
@@ -196,58 +206,36 @@ func (s *Set) Stop() {
 	s.outsides.Wait()
 }
 
-// ListenTCP accepts plain MQTT connections on an address and returns the address with the port that was chosen. Call it once.
-func (s *Set) ListenTCP(address string) (string, error) {
-	if !nativeSockets {
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			return "", fmt.Errorf("listen: %w", err)
+// WebSocket returns a handler that takes devices' connections off another server, which sees to TLS and the path. It closes
+// them when they end.
+func (s *Set) WebSocket() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, ok := websocket.Upgrade(r)
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil { // HTTP/2, which has no such upgrade
+			http.Error(w, "WebSocket needs HTTP/1.1", http.StatusUpgradeRequired)
+			return
 		}
-		go s.acceptFrom(listener)
-		return listener.Addr().String(), nil
-	}
-	fds, bound, err := listenNative(address, len(s.loops))
-	if err != nil {
-		return "", err
-	}
-	for i, fd := range fds {
-		s.loops[i].post(listen{fd})
-	}
-	return bound.String(), nil
-}
-
-func (s *Set) acceptFrom(listener net.Listener) {
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return // closed
+		first, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // that much is there
+		_ = conn.SetDeadline(time.Time{})                            // fails only if it is closed
+		if _, err := conn.Write(answer); err != nil || !ok {
+			_ = conn.Close() // it is not wanted
+			return
 		}
-		s.Adopt(conn, TCP)
-	}
+		s.adopt(arrival{
+			fd: none, outside: newOutside(conn, bytes.Clone(first), &s.outsides), port: &Port{}, transport: WebSocket,
+			websocket: &websocket.Decoder{}, remote: addressOf(conn),
+		})
+	})
 }
 
-// StopAccepting closes the plain listening sockets.
-func (s *Set) StopAccepting() {
-	for _, l := range s.loops {
-		l.post(unlisten{})
-	}
-}
-
-// Adopt gives a connection that speaks MQTT over TLS or WebSocket to the loops. It closes the connection when it ends.
-func (s *Set) Adopt(conn net.Conn, transport Transport) {
-	var remote netip.Addr
-	if host, _, err := net.SplitHostPort(conn.RemoteAddr().String()); err == nil {
-		remote, _ = netip.ParseAddr(host) // unknown is as good as none
-	}
+// adopt gives a connection that is not a native socket to the loops.
+func (s *Set) adopt(a arrival) {
 	l := s.loops[s.numbers.Load()%uint64(len(s.loops))]
-	l.post(&adopt{outside: newOutside(conn, &s.outsides), transport: transport, remote: remote})
+	l.post(&adopt{a})
 }
 
-type adopt struct {
-	outside   *outside
-	transport Transport
-	remote    netip.Addr
-}
+type adopt struct{ arrival }
 
 // drop closes the connection: the loop has ended.
 func (a *adopt) drop() { a.outside.discard() }
@@ -257,7 +245,16 @@ func (a *adopt) run(l *Loop) {
 		a.drop()
 		return
 	}
-	l.begin(none, a.outside, a.transport, a.remote)
+	l.begin(a.arrival)
+}
+
+// addressOf returns a peer's address, invalid if it has none.
+func addressOf(conn net.Conn) netip.Addr {
+	address, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return netip.Addr{} // unknown is as good as none
+	}
+	return address.Addr().Unmap()
 }
 
 // Admitted is the answer for a connection whose door had to ask others.

@@ -93,6 +93,8 @@ const (
 	// Shed: an operator spreads the load anew. Lifetime: it was here for long enough.
 	Shed
 	Lifetime
+	// Handshake: TLS did not come about.
+	Handshake
 	reasons
 )
 
@@ -100,6 +102,7 @@ var reasonNames = [reasons]string{
 	ByClient: "client", ByPeer: "peer", ConnectTimeout: "connect_timeout", Refused: "refused", Malformed: "malformed",
 	Violation: "violation", TooLarge: "too_large", TooFast: "too_fast", KeepAlive: "keep_alive", NoAck: "no_ack",
 	TakenOver: "taken_over", Gone: "gone", SlowReader: "slow_reader", Overload: "overload", Shutdown: "shutdown", Shed: "shed", Lifetime: "lifetime",
+	Handshake: "handshake",
 }
 
 func (r Reason) String() string { return reasonNames[r] }

@@ -9,8 +9,8 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 )
 
-// connectWithin is how long a connection may take until its CONNECT is complete.
-const connectWithin = 10 * time.Second
+// ConnectWithin is how long a connection may take until its CONNECT is complete, TLS and the like included.
+const ConnectWithin = 10 * time.Second
 
 // Unidentified is a connection before its CONNECT has been believed. It can do nothing but say who it is.
 type Unidentified struct {
@@ -85,7 +85,7 @@ func (u *Unidentified) Refuse(out *Output, code mqtt.Code, reason string, retryA
 
 // Late reports whether the connection has taken too long to say who it is, and else how long it may take still.
 func (u *Unidentified) Late(now Clock) (bool, time.Duration) {
-	left := connectWithin - (now.Since - u.Begun)
+	left := ConnectWithin - (now.Since - u.Begun)
 	return left <= 0, left
 }
 
