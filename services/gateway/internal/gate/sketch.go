@@ -5,8 +5,13 @@ import "time"
 // bucket is a leaky bucket: what it holds runs out at a rate.
 type bucket struct {
 	level float32
-	at    time.Duration // when the level was right
+	at    moment // when the level was right
 }
+
+// moment is a time on the gateway's clock in 64ths of a second, for two years.
+type moment uint32
+
+func momentOf(now time.Duration) moment { return moment(now / (time.Second / 64)) }
 
 // take adds one if the burst allows it. Otherwise it returns when there is room for one.
 func (b *bucket) take(now time.Duration, rate, burst float64) time.Duration {
@@ -19,16 +24,16 @@ func (b *bucket) take(now time.Duration, rate, burst float64) time.Duration {
 }
 
 func (b *bucket) leak(now time.Duration, rate float64) {
-	if now > b.at {
-		b.level = max(0, b.level-float32((now-b.at).Seconds()*rate))
-		b.at = now
+	if m := momentOf(now); m > b.at {
+		b.level = max(0, b.level-float32(float64(m-b.at)/64*rate))
+		b.at = m
 	}
 }
 
 const (
 	rows  = 2
 	bits  = 15        // of the hash, for each row
-	cells = 1 << bits // a row's; a sketch has 1.5 MB
+	cells = 1 << bits // a row's; a sketch has 768 KiB
 )
 
 // cell counts what hashes to it.

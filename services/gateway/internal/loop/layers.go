@@ -99,6 +99,7 @@ func (l *Loop) take(i int32, data []byte) {
 			return
 		}
 		if errors.Is(err, errEmpty) {
+			shrink(s.conn)
 			return
 		}
 		if err != nil {

@@ -41,6 +41,7 @@ type Gauge struct {
 	used     [window + 1]time.Duration // processor time at the last looks
 	looked   [window + 1]time.Time
 	next     int
+	releaser *releaser
 
 	memoryShare, cpuShare prometheus.Gauge
 }
@@ -50,7 +51,7 @@ type Gauge struct {
 func New(l Limits, registry prometheus.Registerer) *Gauge { return newGauge(l, registry, "/") }
 
 func newGauge(l Limits, registry prometheus.Registerer, root string) *Gauge {
-	g := &Gauge{limits: l, root: root}
+	g := &Gauge{limits: l, root: root, releaser: newReleaser()}
 	share := func(resource string) prometheus.Gauge {
 		gauge := prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "halley_gateway_pressure", Help: "Share of what the process can get that it uses; 0 if there is no limit.",
@@ -101,6 +102,7 @@ func (g *Gauge) look(now time.Time, used time.Duration, resident uint64) {
 	if !g.looked[oldest].IsZero() {
 		could := now.Sub(g.looked[oldest]).Seconds() * float64(runtime.GOMAXPROCS(0))
 		cpu = (used - g.used[oldest]).Seconds() / could
+		g.releaser.look(now, cpu, resident)
 	}
 	g.next = oldest
 	g.memoryShare.Set(memory)
