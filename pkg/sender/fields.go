@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,7 +40,7 @@ func ParseFields(credential []byte, fields any) error {
 	}
 	var mistyped *json.UnmarshalTypeError
 	if errors.As(err, &mistyped) && mistyped.Field != "" {
-		return &FieldError{mistyped.Field, "must be a " + kindOf(mistyped)}
+		return &FieldError{fieldOf(mistyped), "must be " + kindOf(mistyped)}
 	}
 	if _, name, ok := strings.Cut(err.Error(), "unknown field "); ok {
 		return &FieldError{strings.Trim(name, `"`), "there is no such field"}
@@ -47,16 +48,22 @@ func ParseFields(credential []byte, fields any) error {
 	return &FieldError{"credential", "not a JSON object"}
 }
 
+// fieldOf returns the field's name without those of embedded structs, which are Go's.
+func fieldOf(err *json.UnmarshalTypeError) string {
+	names := strings.Split(err.Field, ".")
+	return strings.Join(slices.DeleteFunc(names, func(name string) bool { return strings.ToLower(name) != name }), ".")
+}
+
 func kindOf(err *json.UnmarshalTypeError) string {
 	switch kind := err.Type.Kind().String(); kind {
 	case "string":
-		return "text"
+		return "a text"
 	case "bool":
 		return "true or false"
 	case "map", "struct":
-		return "object"
+		return "an object"
 	default:
-		return "number"
+		return "a number"
 	}
 }
 

@@ -21,16 +21,19 @@ import (
 func TestFieldsAreNamedInErrors(t *testing.T) {
 	t.Parallel()
 	for credential, want := range map[string]string{
-		`{"id":"a","n":1}`:    "",
-		`{"id":7,"n":1}`:      "",
-		`{"id":"a","n":"x"}`:  "n: must be a number",
-		`{"id":"a","typo":1}`: "typo: there is no such field",
-		`{}`:                  "id: is missing",
-		`{"id":"a "}`:         "id: has space before or behind it",
-		`{"hunter2`:           "credential: not a JSON object",
-		`"hunter2"`:           "credential: not a JSON object",
+		`{"id":"a","n":1}`:           "",
+		`{"id":7,"n":1}`:             "",
+		`{"id":"a","n":"x"}`:         "n: must be a number",
+		`{"id":"a","categories":[]}`: "categories: must be an object",
+		`{"id":"a","category":1}`:    "category: must be a text",
+		`{"id":"a","typo":1}`:        "typo: there is no such field",
+		`{}`:                         "id: is missing",
+		`{"id":"a "}`:                "id: has space before or behind it",
+		`{"hunter2`:                  "credential: not a JSON object",
+		`"hunter2"`:                  "credential: not a JSON object",
 	} {
 		var f struct {
+			sender.Classes
 			ID sender.Text `json:"id"`
 			N  int         `json:"n"`
 		}
