@@ -1,6 +1,7 @@
 package gatewaytest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,7 +168,7 @@ func (c *Core) Deliver(t testing.TB, targets ...Target) []gatewayv1.DeliverRespo
 		}
 		request.Bodies = append(request.Bodies, target.Push.Body)
 		request.Targets = append(request.Targets, &gatewayv1.DeliverRequest_Target{
-			App: AppNumber, Ordinal: target.Device.Ordinal, Session: session, Body: uint32(i), User: target.Push.User,
+			App: cmp.Or(target.Device.App, AppNumber), Ordinal: target.Device.Ordinal, Session: session, Body: uint32(i), User: target.Push.User,
 		})
 	}
 	var response gatewayv1.DeliverResponse

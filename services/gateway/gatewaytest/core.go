@@ -58,6 +58,7 @@ type Core struct {
 	}
 
 	codec  *token.Codec
+	others map[string]other // further apps by id, before the gateway starts asking for them
 	nats   *nats.Conn
 	listen string
 
@@ -107,17 +108,53 @@ func newCore(t testing.TB, n *NATS) *Core {
 	return c
 }
 
-func (c *Core) setUpApp(t testing.TB) {
+// other is a further app.
+type other struct {
+	codec    *token.Codec
+	settings *gatewayv1.GetAppResponse
+}
+
+// AddApp adds an app. Devices must not have asked for it before.
+func (c *Core) AddApp(t testing.TB, id string, number uint32) {
 	t.Helper()
-	keys, err := token.Derive(make([]byte, token.MasterSize), 'a', AppNumber)
-	if err == nil {
-		c.codec, err = token.NewCodec(AppNumber, keys)
+	codec, settings := newApp(t, number)
+	c.others[id] = other{codec, settings}
+}
+
+// NewDeviceOf registers a device of a further app.
+func (c *Core) NewDeviceOf(t testing.TB, app string) Device {
+	t.Helper()
+	d := c.NewDevice(t)
+	o := c.others[app]
+	var err error
+	if d.Token, err = o.codec.Token('a', d.Ordinal); err == nil {
+		d.Secret, err = o.codec.Secret(d.Token, d.Generation)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.settings = &gatewayv1.GetAppResponse{
-		Number:    AppNumber,
+	d.App = o.settings.GetNumber()
+	return d
+}
+
+func (c *Core) setUpApp(t testing.TB) {
+	t.Helper()
+	c.others = map[string]other{}
+	c.codec, c.settings = newApp(t, AppNumber)
+}
+
+func newApp(t testing.TB, number uint32) (*token.Codec, *gatewayv1.GetAppResponse) {
+	t.Helper()
+	keys, err := token.Derive(make([]byte, token.MasterSize), 'a', number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	codec, err := token.NewCodec(number, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return codec, &gatewayv1.GetAppResponse{
+		Number:    number,
 		Keys:      []*gatewayv1.GetAppResponse_Keys{{Letter: "a", TokenKey: keys.TokenKey[:], SecretKey: keys.SecretKey[:]}},
 		KeepAlive: durationpb.New(270 * time.Second), KeepAliveMin: durationpb.New(30 * time.Second),
 		KeepAliveMax: durationpb.New(600 * time.Second), AckTimeout: durationpb.New(10 * time.Second),
@@ -248,6 +285,9 @@ func (c *Core) GetApp(ctx context.Context, r *gatewayv1.GetAppRequest) (*gateway
 	}
 	if answer := c.scripted().App; answer != nil {
 		return answer(r)
+	}
+	if o, ok := c.others[r.GetApp()]; ok {
+		return o.settings, nil
 	}
 	if r.GetApp() != App {
 		return nil, status.Error(codes.NotFound, "no such app")

@@ -15,6 +15,7 @@ type Device struct {
 	Token, Secret string
 	Ordinal       uint64
 	Generation    uint32
+	App           uint32 // its number; 0: AppNumber
 }
 
 // NewDevice registers a device behind the gateway's back.

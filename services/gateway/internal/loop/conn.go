@@ -55,13 +55,16 @@ type rest struct {
 	port      *Port // until the connection is admitted
 	tls       *secured
 	websocket *websocket.Decoder
+	tunnel    *tunnel
+	ride      *ride
 
 	remote  netip.Addr    // until the connection is admitted
 	connect *mqtt.Connect // while it is being admitted
 }
 
 func (r *rest) empty() bool {
-	return len(r.in) == 0 && len(r.out) == 0 && !r.waiting && r.outside == nil && r.connect == nil && r.tls == nil && r.websocket == nil
+	return len(r.in) == 0 && len(r.out) == 0 && !r.waiting && r.outside == nil && r.connect == nil && r.tls == nil && r.websocket == nil &&
+		r.tunnel == nil && r.ride == nil
 }
 
 // Transport is how a connection reached the gateway.

@@ -270,8 +270,13 @@ func (l *Loop) feed(i int32, data []byte) {
 		l.keep(i, data, own)
 	case stateLive:
 		gen := c.gen
-		used := c.session.Input(&l.out, l.clock, l.set.limits, data)
-		l.perform(i)
+		var used int
+		if c.rest != nil && c.rest.tunnel != nil {
+			used = l.route(i, data)
+		} else {
+			used = c.session.Input(&l.out, l.clock, l.set.limits, data)
+			l.perform(i)
+		}
 		if c.gen == gen && c.state == stateLive {
 			l.keep(i, data[used:], own)
 			l.stall(i, c.session.Stalled())
@@ -364,6 +369,9 @@ func (l *Loop) turnAway(i int32, r *gate.Refusal) {
 	}
 	l.set.metrics.refusals[r.Reason].Inc()
 	l.set.metrics.connects.WithLabelValues(outcomeOf(code)).Inc()
+	if c := l.conns.at(i); c.rest.ride != nil {
+		c.rest.ride.refusal = callError("RESOURCE_EXHAUSTED", "", "%s; try again in %v", r.Reason, r.RetryAfter)
+	}
 	l.conns.at(i).hello.Refuse(&l.out, code, string(r.Reason), r.RetryAfter)
 	l.perform(i)
 }
@@ -391,6 +399,9 @@ func (l *Loop) admit(i int32, a Admission) {
 	c := l.conns.at(i)
 	if a.Refuse != mqtt.Success {
 		l.set.metrics.connects.WithLabelValues(outcomeOf(a.Refuse)).Inc()
+		if r := c.rest.ride; r != nil {
+			r.refusal = callError(refusalOf(a.Refuse), "", "%s", a.Reason)
+		}
 		c.hello.Refuse(&l.out, a.Refuse, a.Reason, a.RetryAfter)
 		l.perform(i)
 		return
@@ -401,7 +412,7 @@ func (l *Loop) admit(i int32, a Admission) {
 		return
 	}
 	m := &move{
-		fd: c.fd, outside: c.rest.outside, tls: c.rest.tls, websocket: c.rest.websocket, transport: c.transport,
+		fd: c.fd, outside: c.rest.outside, tls: c.rest.tls, websocket: c.rest.websocket, ride: c.rest.ride, transport: c.transport,
 		begun: c.hello.Begun, in: c.rest.in, connect: c.rest.connect, admission: a, gate: l.set.gate, pass: pass,
 	}
 	home := l.set.home(a.App.Number, a.Ordinal)
@@ -431,6 +442,7 @@ type move struct {
 	outside   *outside
 	tls       *secured
 	websocket *websocket.Decoder
+	ride      *ride
 	transport Transport
 	begun     time.Duration
 	in        []byte
@@ -446,10 +458,13 @@ func (m *move) leave() { m.gate.Leave(m.pass, m.admission.App.Number) }
 // drop closes the connection: the loop where it should have gone has ended.
 func (m *move) drop() {
 	m.leave()
-	if m.fd != none {
+	switch {
+	case m.fd != none:
 		closeNative(int(m.fd))
-	} else {
+	case m.outside != nil:
 		m.outside.discard()
+	default:
+		m.ride.carrier.loop.post(&ashore{m.ride, false})
 	}
 }
 
@@ -461,7 +476,7 @@ func (m *move) run(l *Loop) {
 	i := l.conns.take()
 	c := l.conns.at(i)
 	c.fd, c.transport, c.state = m.fd, m.transport, stateAdmitting
-	c.rest = &rest{outside: m.outside, tls: m.tls, websocket: m.websocket}
+	c.rest = &rest{outside: m.outside, tls: m.tls, websocket: m.websocket, ride: m.ride}
 	if m.fd != none {
 		if err := l.poll.add(int(m.fd), token(i, c.gen)); err != nil {
 			l.log.Error("cannot take a connection over", "error", err)
@@ -469,7 +484,7 @@ func (m *move) run(l *Loop) {
 			l.close(i, session.Overload)
 			return
 		}
-	} else {
+	} else if m.outside != nil {
 		r := l.ref(i)
 		m.outside.ref.Store(&r)
 	}
@@ -496,9 +511,12 @@ func (l *Loop) settle(i int32, m *move) {
 	c.trim()
 	c.session = session.New(session.Start{
 		App: a.App, Ordinal: a.Ordinal, Number: l.set.numbers.Add(1), Generation: a.Generation, Connect: m.connect,
-		Begun: m.begun, Token: a.Token, Secret: a.Secret, Report: a.Report,
+		Begun: m.begun, Token: a.Token, Secret: a.Secret, Report: a.Report, Rides: m.ride != nil,
 	}, l.set.limits, l.clock, &l.out)
 	l.index.put(a.App.Number, a.Ordinal, i)
+	if m.ride != nil {
+		m.ride.carrier.loop.post(&aboard{m.ride, l.ref(i)})
+	}
 	l.set.metrics.connects.WithLabelValues("accepted").Inc()
 	l.set.metrics.addSession(1)
 	gen := c.gen
@@ -506,7 +524,7 @@ func (l *Loop) settle(i int32, m *move) {
 	if c.gen != gen || c.state != stateLive {
 		return
 	}
-	l.wheel.set(l.conns.link, i, min(l.lifeLeft(&c.session), c.session.Tick(&l.out, l.clock)))
+	l.wheel.set(l.conns.link, i, min(l.lifeLeft(c), c.session.Tick(&l.out, l.clock)))
 	l.perform(i)
 	if c.gen == gen && c.state == stateLive {
 		l.feed(i, m.in)
@@ -530,7 +548,7 @@ func (l *Loop) due(i int32) {
 		return
 	}
 	gen := c.gen
-	left := l.lifeLeft(&c.session)
+	left := l.lifeLeft(c)
 	if left <= 0 {
 		l.sendAway(i, session.Lifetime)
 		return

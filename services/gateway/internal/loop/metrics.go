@@ -44,6 +44,18 @@ func outcomeOf(c mqtt.Code) string {
 	return "other"
 }
 
+// refusalOf returns the code of a call that fails as a CONNECT would.
+func refusalOf(c mqtt.Code) string {
+	switch c {
+	case mqtt.ServerUnavailable:
+		return "UNAVAILABLE"
+	case mqtt.QuotaExceeded, mqtt.ConnectionRateExceeded:
+		return "RESOURCE_EXHAUSTED"
+	default:
+		return "UNAUTHENTICATED"
+	}
+}
+
 // Sessions returns how many sessions there are now.
 func (m *Metrics) Sessions() int { return int(m.count.Load()) }
 

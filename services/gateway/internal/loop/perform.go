@@ -49,6 +49,14 @@ func (l *Loop) act(i int32, a *session.Action) {
 			Seq: a.Seq, After: a.After, Limit: a.Limit,
 		})
 	case session.DoCall:
+		switch a.Method {
+		case "attach":
+			l.attach(i, a)
+			return
+		case "detach":
+			l.detach(i, a)
+			return
+		}
 		l.set.core.Call(Call{
 			Ref: l.ref(i), App: c.session.App.Number, Ordinal: c.session.Ordinal, Seq: a.Seq, Method: a.Method, JSON: a.JSON,
 		})
@@ -56,8 +64,11 @@ func (l *Loop) act(i int32, a *session.Action) {
 		l.memory.of(l.pushSlice(c, a.Message), l.clock.Since).sent.Add(ordinal.Low(c.session.Ordinal))
 	case session.DoProbe:
 		l.set.metrics.probes.Inc()
-		if c.fd != none {
+		switch {
+		case c.fd != none:
 			probeNative(int(c.fd))
+		case c.rest != nil && c.rest.ride != nil:
+			c.rest.ride.carrier.loop.post(&probing{c.rest.ride.carrier})
 		}
 	}
 }
@@ -101,6 +112,10 @@ func (l *Loop) receipt(c *conn, a *session.Action) {
 
 // write sends bytes to the peer, through the connection's layers.
 func (l *Loop) write(i int32, data []byte) {
+	if c := l.conns.at(i); c.rest != nil && c.rest.ride != nil {
+		c.rest.ride.ferry(data)
+		return
+	}
 	l.set.metrics.bytesOut.Add(float64(len(data)))
 	l.transmit(i, l.wrap(l.conns.at(i), data))
 }
@@ -222,6 +237,9 @@ func (l *Loop) close(i int32, reason session.Reason) {
 func (l *Loop) over(i int32, reason session.Reason) {
 	c := l.conns.at(i)
 	l.set.metrics.closes.WithLabelValues(reason.String()).Inc()
+	if c.rest != nil && c.rest.ride != nil {
+		c.rest.ride.reason = reason
+	}
 	if c.state == stateLive {
 		l.endSession(i, reason)
 	}
@@ -230,14 +248,18 @@ func (l *Loop) over(i int32, reason session.Reason) {
 // free gives a connection and its socket back.
 func (l *Loop) free(i int32) {
 	c := l.conns.at(i)
-	l.set.metrics.connections[c.transport].Dec()
+	l.leave(c)
+	riding := c.rest != nil && c.rest.ride != nil
+	if !riding {
+		l.set.metrics.connections[c.transport].Dec()
+	}
 	l.wheel.unset(l.conns.link, i)
 	if c.rest != nil && c.rest.tls != nil && c.rest.tls.pipe.shaking != nil {
 		c.rest.tls.pipe.shaking.abandon()
 	}
 	if c.fd != none {
 		closeNative(int(c.fd))
-	} else {
+	} else if !riding {
 		c.rest.outside.close()
 	}
 	l.conns.give(i)

@@ -105,6 +105,9 @@ func (l *Loop) sweepOne(s *sweep, i int32) {
 		}
 		return
 	}
+	if away := s.kind == sweepDrain || s.kind == sweepShed; away && c.rest != nil && c.rest.ride != nil {
+		return // it goes with the connection
+	}
 	s.done++
 	switch s.kind {
 	case sweepPull:
@@ -133,8 +136,9 @@ func (l *Loop) sendAway(i int32, why session.Reason) {
 }
 
 // lifeLeft returns how long a session may still stay, if lifetimes are bounded: half to all of the bound, by its number.
-func (l *Loop) lifeLeft(s *session.Session) time.Duration {
-	if l.set.lifetime == 0 {
+func (l *Loop) lifeLeft(c *conn) time.Duration {
+	s := &c.session
+	if l.set.lifetime == 0 || c.rest != nil && c.rest.ride != nil {
 		return time.Hour
 	}
 	const spread = 1 << 16

@@ -114,7 +114,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 		id = s.freeID()
 	}
 	begin := len(out.Bytes)
-	out.Bytes = m.appendTo(out.Bytes, s.version(), qos, id, user, c.Now)
+	out.Bytes = m.appendTo(out.Bytes, s.version(), qos, id, user, s.to(), c.Now)
 	if s.maxPacket > 0 && uint32(len(out.Bytes)-begin) > s.maxPacket {
 		// The client refuses packets of this size; it must not get one, and the server goes on as if it had (3.1.2.11.4).
 		out.Bytes = out.Bytes[:begin]
@@ -151,7 +151,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 func (s *Session) freeID() uint16 {
 	for {
 		s.nextID++
-		if s.nextID != 0 && s.flightOf(s.nextID) < 0 {
+		if s.nextID &= 1<<IDBits - 1; s.nextID != 0 && s.flightOf(s.nextID) < 0 {
 			return s.nextID
 		}
 	}

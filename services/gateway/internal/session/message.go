@@ -71,20 +71,27 @@ func (m *Message) appendFrame(out []byte, version, qos byte, now time.Time) (pac
 }
 
 // appendTo appends the packet for one session, with its packet identifier and, where the push is for a user, the user's
-// opaque id.
-func (m *Message) appendTo(out []byte, version, qos byte, id uint16, user string, now time.Time) []byte {
+// opaque id; on a shared connection also the token of the device that it is to.
+func (m *Message) appendTo(out []byte, version, qos byte, id uint16, user, to string, now time.Time) []byte {
 	begin := len(out)
 	var offset int
-	if user == "" {
+	if user == "" && to == "" {
 		out, offset = m.appendFrame(out, version, qos, now)
 	} else {
 		o := m.outgoing(qos, now)
-		var room [64]byte // an opaque id fits, and needs no escaping
-		splice := append(append(append(room[:0], `,"user":"`...), user...), '"')
+		var room [96]byte // an opaque id and a token fit, and need no escaping
+		splice := appendField(appendField(room[:0], `,"user":"`, user), `,"to":"`, to)
 		out, offset = o.Append(out, version, splice)
 	}
 	if qos > 0 {
 		mqtt.SetPacketID(out[begin:], offset, id)
 	}
 	return out
+}
+
+func appendField(out []byte, name, value string) []byte {
+	if value == "" {
+		return out
+	}
+	return append(append(append(out, name...), value...), '"')
 }

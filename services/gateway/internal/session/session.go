@@ -22,6 +22,11 @@ const (
 
 	// sentAfter is when a message without an acknowledgement is reported as sent; most are acknowledged before.
 	sentAfter = time.Second
+	// IDBits is how many bits of a packet identifier sessions use. What they share a connection with has the others.
+	IDBits = 13
+	// MinShared is the smallest Receive Maximum of a connection that may be shared: a full window for the device that opened
+	// it, and one packet for each other.
+	MinShared = MaxWindow + 1<<(16-IDBits) - 1
 	// openAfter is when a session is opened with pushcore although the device has not subscribed or called yet.
 	openAfter = time.Second
 	// probesPerClose: without an acknowledgement for the app's ack timeout the connection is probed, and for so many times
@@ -73,6 +78,9 @@ const (
 	terse
 	// registered: the device registered with this connection, and has not shown its secret.
 	registered
+	// shared: the connection carries several devices, so messages say whose they are. rides: another device opened it.
+	shared
+	rides
 	closed
 )
 
@@ -93,6 +101,8 @@ type Session struct {
 	tokens     float32
 	nextID     uint16
 	window     byte // how many unacknowledged packets the client takes, up to MaxWindow
+	share      byte // how many it takes of each other device on its connection
+	letter     byte // of the device's token
 	// active is what only a session with something going on needs.
 	active *active
 }
@@ -148,6 +158,8 @@ type Start struct {
 	Token, Secret string
 	// Report is what the device said of itself; nil if nothing.
 	Report *devicev1.Report
+	// Rides is true for a device that was attached to the connection of another one, which has had its CONNACK.
+	Rides bool
 }
 
 // New returns the session of an identified connection and appends its CONNACK.
@@ -161,6 +173,17 @@ func New(s Start, l Limits, now Clock, out *Output) Session {
 		session.flags |= v5
 	}
 	session.set(terse, c.NoProblemInformation)
+	session.share = byte(min((int(c.ReceiveMaximum)-MaxWindow)/(1<<(16-IDBits)-1), MaxWindow))
+	if c.ReceiveMaximum < MinShared {
+		session.share = 0
+	}
+	if t := c.ClientID + s.Token; t != "" { // one of them is the device's
+		session.letter = t[0]
+	}
+	if s.Rides {
+		session.flags |= rides | shared
+		return session
+	}
 	session.keepAlive = s.App.keepAliveFor(c)
 	ack := mqtt.Connack{
 		KeepAlive: session.keepAlive, ReceiveMaximum: MaxCalls, MaximumPacketSize: uint32(l.MaxPacket),
@@ -205,6 +228,41 @@ func (s *Session) version() byte {
 		return mqtt.V5
 	}
 	return mqtt.V311
+}
+
+// Version returns the MQTT version that is spoken.
+func (s *Session) Version() byte { return s.version() }
+
+// Share returns how many unacknowledged packets each further device on the connection may have; 0: there can be none.
+func (s *Session) Share() int { return int(s.share) }
+
+// SetShared notes that the connection carries further devices: from now on messages say whose they are.
+func (s *Session) SetShared() { s.flags |= shared }
+
+// Replies reports whether the device has subscribed to all of its replies.
+func (s *Session) Replies() bool { return s.is(repliesAny) }
+
+// Heard notes that the peer has spoken to another device's session on the same connection.
+func (s *Session) Heard(c Clock) { s.lastIn = c.Millis() }
+
+// ConnectFor returns a CONNECT for a further device on this session's connection.
+func (s *Session) ConnectFor(app, token, secret string) *mqtt.Connect {
+	return &mqtt.Connect{
+		Version: s.version(), ClientID: token, HasUsername: true, Username: app, HasPassword: true, Password: secret,
+		ReceiveMaximum: uint16(s.share), MaximumPacketSize: s.maxPacket, NoProblemInformation: s.is(terse),
+	}
+}
+
+// to returns the device's token where messages must say it.
+func (s *Session) to() string {
+	if !s.is(shared) {
+		return ""
+	}
+	text, err := s.App.Codec.Token(s.letter, s.Ordinal)
+	if err != nil {
+		return "" // the key that it was made with is gone
+	}
+	return text
 }
 
 func (s *Session) is(flag uint32) bool { return s.flags&flag != 0 }

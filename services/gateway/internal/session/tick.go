@@ -16,6 +16,9 @@ func (s *Session) Tick(out *Output, c Clock) time.Duration {
 	// One and a half times the keep-alive (3.1.2.10).
 	silent := time.Duration(c.Millis()-s.lastIn) * time.Millisecond
 	patience := time.Duration(s.keepAlive) * 1500 * time.Millisecond
+	if s.is(rides) {
+		patience = silent + time.Hour // the connection's own session sees to that
+	}
 	if s.Stalled() {
 		silent = 0 // it may well have spoken; nobody listens until there is room
 	}

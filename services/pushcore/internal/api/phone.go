@@ -98,7 +98,7 @@ func (p *Phones) Call(ctx context.Context, app *registry.App, number uint64, met
 		answer, err = p.unbind(ctx, app, number, body)
 	case "events":
 		answer, err = p.events(ctx, app, number, body)
-	case "tags", "attach", "detach":
+	case "tags":
 		err = fault.Unimplemented("", "the call %s is not built yet", method)
 	default:
 		err = fault.NotFound("NO_SUCH_CALL", "there is no call %q", method)
