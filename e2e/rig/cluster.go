@@ -81,9 +81,21 @@ func (c *Cluster) AwaitReady(t testing.TB) {
 // StoreDir is the folder of NATS's data.
 func (c *Cluster) StoreDir() string { return filepath.Join(c.dir, "jetstream") }
 
+// RestartPostgres stops PostgreSQL, lets meanwhile run, and starts it again.
+func (c *Cluster) RestartPostgres(t testing.TB, meanwhile func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
+	defer cancel()
+	if err := c.Postgres.Stop(ctx); err != nil {
+		t.Fatalf("stop PostgreSQL: %v", err)
+	}
+	meanwhile()
+	c.startPostgres(t)
+}
+
 func (c *Cluster) startPostgres(t testing.TB) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(c.dir, "postgres-supervisor.log"))
+	log, err := os.OpenFile(filepath.Join(c.dir, "postgres-supervisor.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +152,7 @@ telemetry: {listen: "%s"}
 
 func (c *Cluster) addGateway(t testing.TB, i int, nats, pushcore string) {
 	t.Helper()
-	link := newLink(t, nats)
+	link := NewLink(t, nats)
 	mqtt, websocket, admin := Addr(t), Addr(t), Addr(t)
 	name := fmt.Sprintf("gateway-%d", i)
 	c.write(t, name+".yaml", fmt.Appendf(nil, `

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Link is a TCP connection's way between a gateway and NATS that can be cut. While it is cut it behaves as a network that
+// Link is a TCP connection's way that can be cut, such as that of a gateway to NATS. While it is cut it behaves as a network that
 // swallows packets: connections stay open, new ones are accepted, nothing passes.
 type Link struct {
 	listener net.Listener
@@ -21,7 +21,8 @@ type Link struct {
 	copies sync.WaitGroup
 }
 
-func newLink(t testing.TB, target string) *Link {
+// NewLink returns a link to an address, whole. It ends with the test.
+func NewLink(t testing.TB, target string) *Link {
 	t.Helper()
 	listener, err := net.Listen("tcp", Addr(t))
 	if err != nil {
