@@ -10,13 +10,20 @@ replace github.com/halleypush/halley/services/pushcore => ../pushcore
 
 replace github.com/halleypush/halley/services/gateway => ../gateway
 
+replace github.com/halleypush/halley/services/senders => ../senders
+
+replace github.com/halleypush/halley/services/vendorsim => ../vendorsim
+
 require (
 	github.com/halleypush/halley/pkg v0.0.0
 	github.com/halleypush/halley/proto v0.0.0
 	github.com/halleypush/halley/services/gateway v0.0.0-00010101000000-000000000000
 	github.com/halleypush/halley/services/pushcore v0.0.0-00010101000000-000000000000
+	github.com/halleypush/halley/services/senders v0.0.0-00010101000000-000000000000
+	github.com/halleypush/halley/services/vendorsim v0.0.0-00010101000000-000000000000
 	github.com/nats-io/nats.go v1.55.0
 	github.com/spf13/cobra v1.10.2
+	github.com/spf13/pflag v1.0.9
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
 )
@@ -38,6 +45,7 @@ require (
 	github.com/felixge/httpsnoop v1.1.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
+	github.com/golang-jwt/jwt/v4 v4.5.2 // indirect
 	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
 	github.com/google/go-tpm v0.9.8 // indirect
 	github.com/google/uuid v1.6.0 // indirect
@@ -63,7 +71,8 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
-	github.com/spf13/pflag v1.0.9 // indirect
+	github.com/sideshow/apns2 v0.25.0 // indirect
+	github.com/sony/gobreaker/v2 v2.4.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc v0.72.0 // indirect
 	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.72.0 // indirect

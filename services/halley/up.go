@@ -21,10 +21,12 @@ import (
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/natsbus/natsserver"
 	"github.com/halleypush/halley/pkg/postgres"
+	"github.com/halleypush/halley/pkg/sender"
 	"github.com/halleypush/halley/pkg/telemetry"
 	"github.com/halleypush/halley/services/gateway"
 	"github.com/halleypush/halley/services/halley/internal/site"
 	"github.com/halleypush/halley/services/pushcore"
+	"github.com/halleypush/halley/services/vendorsim"
 )
 
 // Config is what `halley up` can be told. config.Load fills it from a YAML file and HALLEY_… variables.
@@ -41,6 +43,12 @@ type Config struct {
 	DatabaseURL config.Secret `yaml:"database_url" env:"DATABASE_URL" doc:"PostgreSQL to use; empty: a private cluster in the data folder"`
 	Tools       string        `yaml:"tools" env:"TOOLS" doc:"folder where npm put PostgreSQL's binaries, if Debian has none"`
 	Demo        bool          `yaml:"demo" env:"DEMO" default:"true" doc:"make the app demo at the first start"`
+
+	Channels         []string `yaml:"channels" env:"CHANNELS" default:"all" doc:"vendor channels whose senders run in this process: names, all or none; a vendor's own keys, such as HALLEY_APNS_PRODUCTION, are taken from the environment"`
+	PublicURL        string   `yaml:"public_url" env:"PUBLIC_URL" doc:"where vendors reach the http address with their receipts, such as https://push.example.com; empty: those that are told with every push send none"`
+	VendorSimulators bool     `yaml:"vendor_simulators" env:"VENDOR_SIMULATORS" doc:"run simulators of the vendors, and send to them instead of to the vendors"`
+	SimulatorControl string   `yaml:"simulator_control" env:"SIMULATOR_CONTROL" default:"127.0.0.1:9200" doc:"address of the simulators' control API; must be loopback"`
+
 	// Telemetry is that of the process.
 	Telemetry telemetry.Config `yaml:"telemetry" env:"TELEMETRY"`
 
@@ -58,6 +66,9 @@ func (c *Config) Validate() error {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls_cert and tls_key go together")
+	}
+	if _, err := c.channels(); err != nil {
+		return err
 	}
 	return c.Telemetry.Validate()
 }
@@ -97,8 +108,13 @@ type up struct {
 	nats      *natsserver.Server
 	pushcore  *pushcore.Pushcore
 	gateway   *gateway.Gateway
+	// simulators is nil without them; senders are by channel.
+	simulators *vendorsim.Simulators
+	senders    map[string]*sender.Sender
 	// websocket is the gateway's handler, once there is a gateway: pushcore's port is opened first.
 	websocket atomic.Pointer[http.Handler]
+	// receipts are the senders' by channel, once there are senders.
+	receipts atomic.Pointer[map[string]http.Handler]
 }
 
 func (u *up) run(ctx context.Context) (err error) {
@@ -181,7 +197,10 @@ func (u *up) build(ctx context.Context, database config.Secret) error {
 	core.KeyFile, core.DatabaseURL = keys, database
 	core.NATS = natsbus.Config{User: "pushcore", Password: secrets.NATS["pushcore"]}
 	core.NATSOptions = []nats.Option{u.nats.InProcess()}
-	core.Mounts = map[string]http.Handler{"/mqtt": http.HandlerFunc(u.serveWebSocket)}
+	core.PublicURL = u.config.PublicURL
+	core.Mounts = map[string]http.Handler{
+		"/mqtt": http.HandlerFunc(u.serveWebSocket), receiptsPath: http.HandlerFunc(u.serveReceipts),
+	}
 	core.Shared, core.Health = u.telemetry, u.health.Part("pushcore")
 	var err error
 	if u.pushcore, err = pushcore.New(ctx, core); err != nil {
@@ -202,7 +221,10 @@ func (u *up) build(ctx context.Context, database config.Secret) error {
 	}
 	handler := u.gateway.WebSocket()
 	u.websocket.Store(&handler)
-	return nil
+	if err := u.newSimulators(ctx); err != nil {
+		return err
+	}
+	return u.newSenders(ctx, core.NATSOptions)
 }
 
 func (u *up) serveWebSocket(w http.ResponseWriter, r *http.Request) {
@@ -213,11 +235,12 @@ func (u *up) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "starting", http.StatusServiceUnavailable)
 }
 
-// serve runs the services. The gateway stops before pushcore, so that its last receipts are applied.
+// serve runs the services. The gateway and the senders stop before pushcore, so that their last receipts are applied, and before
+// the simulators.
 func (u *up) serve(ctx context.Context, admin net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	errs := make(chan error, 4)
+	errs := make(chan error, 5+len(u.senders))
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	var services, below sync.WaitGroup
@@ -226,10 +249,22 @@ func (u *up) serve(ctx context.Context, admin net.Listener) error {
 		errs <- u.pushcore.Run(background)
 		stop()
 	})
+	if u.simulators != nil {
+		below.Go(func() {
+			errs <- u.simulators.Run(background)
+			stop()
+		})
+	}
 	services.Go(func() {
 		errs <- u.gateway.Run(ctx)
 		stop()
 	})
+	for _, s := range u.senders {
+		services.Go(func() {
+			errs <- s.Run(ctx)
+			stop()
+		})
+	}
 	services.Go(func() {
 		err := u.welcome(ctx, admin.Addr().String())
 		if err != nil {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/halleypush/halley/pkg/client"
@@ -22,18 +25,19 @@ func (u *up) welcome(ctx context.Context, admin string) error {
 	if err != nil {
 		return err
 	}
-	scheme := "http"
-	if u.config.TLSCert != "" {
-		scheme = "https"
-	}
 	u.say(`
 Halley is up.
-  REST, phones' HTTPS, WebSocket /mqtt   %s://%s   (OpenAPI: /openapi.json)
+  REST, phones' HTTPS, WebSocket /mqtt   %s   (OpenAPI: /openapi.json)
   gRPC                                   %s
   MQTT                                   %s   TLS: %s
   health and metrics                     http://%s
   data folder                            %s
-`, scheme, u.pushcore.HTTPAddr(), u.pushcore.GRPCAddr(), u.gateway.MQTTAddr(), or(u.gateway.MQTTSAddr(), "none"), admin, u.site.Dir)
+  vendor channels                        %s
+`, u.scheme()+u.pushcore.HTTPAddr(), u.pushcore.GRPCAddr(), u.gateway.MQTTAddr(), or(u.gateway.MQTTSAddr(), "none"), admin, u.site.Dir,
+		or(strings.Join(slices.Sorted(maps.Keys(u.senders)), " "), "none"))
+	if u.simulators != nil {
+		u.say("  vendor simulators, instead of vendors  %s   (control API)\n", u.simulators.ControlURL())
+	}
 	if first {
 		u.say(`
 The app "demo" is new. Its keys are shown this once, and kept in %s:
@@ -102,12 +106,19 @@ func (u *up) demo(ctx context.Context) (demo site.Demo, first bool, err error) {
 		first = true
 	}
 	demo.AdminToken = u.site.Secrets.AdminToken.Reveal()
-	scheme := "http://"
-	if u.config.TLSCert != "" {
-		scheme = "https://"
+	demo.HTTP, demo.GRPC, demo.MQTT = u.scheme()+u.pushcore.HTTPAddr(), u.pushcore.GRPCAddr(), u.gateway.MQTTAddr()
+	if demo.Simulators = ""; u.simulators != nil {
+		demo.Simulators = u.simulators.ControlURL()
 	}
-	demo.HTTP, demo.GRPC, demo.MQTT = scheme+u.pushcore.HTTPAddr(), u.pushcore.GRPCAddr(), u.gateway.MQTTAddr()
 	return demo, first, demo.Write(path)
+}
+
+// scheme begins the URLs of the HTTP address.
+func (u *up) scheme() string {
+	if u.config.TLSCert != "" {
+		return "https://"
+	}
+	return "http://"
 }
 
 // createDemo makes the app demo, which lets phones bind themselves to any user. If an earlier start made it and was killed

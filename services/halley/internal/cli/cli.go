@@ -110,7 +110,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the service, 4 (--wait
 	f.BoolVar(&g.tls, "tls", false, "speak TLS with the API")
 	f.StringVarP(&g.output, "output", "o", "text", "text or json")
 	root.AddCommand(
-		newUp(g, errOut), newDemo(g), newDevice(g), newPush(g), newGet(g), newDevices(g), newUser(g), newApp(g), newKey(g),
+		newUp(g, errOut), newDemo(g), newDevice(g), newPush(g), newGet(g), newDevices(g), newUser(g), newApp(g), newKey(g), newChannel(g),
 		newService(), newKeyring(), newNATSConfig(g),
 	)
 	for _, c := range root.Commands() {

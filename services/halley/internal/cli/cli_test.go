@@ -34,6 +34,7 @@ func run(t *testing.T, data string, args ...string) (code int, out, errOut strin
 func TestWrongUsageHasItsExitCodeAndSaysWhy(t *testing.T) {
 	t.Parallel()
 	keys := []string{"--app", "demo", "--key", "sk_x"}
+	admin := []string{"--admin-token", "ak_x", "--app", "shop"}
 	for name, c := range map[string]struct {
 		args []string
 		want string
@@ -53,6 +54,14 @@ func TestWrongUsageHasItsExitCodeAndSaysWhy(t *testing.T) {
 		"too many devices":    {append(keys, "--client-key", "ck_x", "device", "-n", "1000000"), "-n must be"},
 		"wrong bind policy":   {[]string{"--admin-token", "ak_x", "app", "create", "x", "--bind-policy", "any"}, "--bind-policy"},
 		"wrong kind of key":   {[]string{"--admin-token", "ak_x", "--app", "x", "key", "create", "--kind", "spare"}, "--kind"},
+		"no such channel":     {append(admin, "channel", "set", "pigeon"), `unknown command "pigeon"`},
+		"no credential":       {append(admin, "channel", "set", "apns"), "what is the credential"},
+		"no app":              {[]string{"--admin-token", "ak_x", "channel", "list"}, "an app is needed"},
+		"no such key file":    {append(admin, "channel", "set", "apns", "--key", "/nowhere/key.p8"), "--key: open /nowhere/key.p8"},
+		"no JSON credential":  {append(admin, "channel", "set", "huawei", "--credential", os.DevNull), "--credential: " + os.DevNull + " is not a JSON object"},
+		"neither yes nor no":  {append(admin, "channel", "set", "huawei", "--urgent", "very"), "--urgent: must be true or false"},
+		"two credentials":     {append(admin, "channel", "set", "huawei", "--credential", "x", "--simulator", "y"), "one of them"},
+		"no such sender":      {[]string{"up", "--channels", "apns,pigeon", "--check-config"}, `no sender of "pigeon"`},
 		"wrong configuration": {[]string{"up", "--tls-cert", "x", "--check-config"}, "tls_cert and tls_key"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,8 +111,8 @@ func TestAKeyFileIsNotOverwritten(t *testing.T) {
 	}
 }
 
-// up runs a whole Halley in a folder, and returns how to stop it.
-func up(t *testing.T, data string) (stop func()) {
+// up runs a whole Halley in a folder, without vendor channels unless configure asks for some, and returns how to stop it.
+func up(t *testing.T, data string, configure ...func(*halley.Config)) (stop func()) {
 	t.Helper()
 	postgrestest.NotShort(t)
 	var c halley.Config
@@ -113,6 +122,10 @@ func up(t *testing.T, data string) (stop func()) {
 	free := "127.0.0.1:0"
 	c.Data, c.HTTP, c.GRPC, c.Internal, c.MQTT, c.MQTTS, c.Telemetry.Listen = data, free, free, free, free, free, free
 	c.Telemetry.LogLevel, c.Out = "error", io.Discard
+	c.Channels = []string{"none"}
+	for _, f := range configure {
+		f(&c)
+	}
 	ready, done := make(chan struct{}), make(chan error, 1)
 	c.Ready = func(site.Demo) { close(ready) }
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,16 +18,17 @@ import (
 
 func newUp(g *globals, errOut io.Writer) *cobra.Command {
 	var path string
-	var check bool
+	var check, simulators bool
 	given := map[string]*string{}
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Run all of Halley in this process",
-		Long: `Runs pushcore, a gateway, NATS with JetStream and PostgreSQL in one process, with everything in one data folder. The
-first start makes the app "demo" and shows its keys. Ctrl-C stops it; what was accepted is there at the next start.`,
+		Long: `Runs pushcore, a gateway, the senders of vendor channels, NATS with JetStream and PostgreSQL in one process, with everything in
+one data folder. The first start makes the app "demo" and shows its keys. Ctrl-C stops it; what was accepted is there at the
+next start.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := upConfig(cmd, g, path, given)
+			c, err := upConfig(cmd, g, path, given, simulators)
 			if err != nil {
 				return err
 			}
@@ -41,12 +43,14 @@ first start makes the app "demo" and shows its keys. Ctrl-C stops it; what was a
 	f := c.Flags()
 	f.StringVar(&path, "config", "", "YAML configuration file")
 	f.BoolVar(&check, "check-config", false, "read the configuration, say what is wrong with it, and exit")
+	f.BoolVar(&simulators, "vendor-simulators", false, "run simulators of the phone makers' services, and send to them instead")
 	for name, help := range map[string]string{
 		"http-listen": "address of REST, the phones' HTTPS calls and WebSocket /mqtt", "grpc-listen": "address of the APIs over gRPC",
 		"internal-listen": "address of the internal contracts", "mqtt-listen": "address of MQTT over TCP",
 		"mqtts-listen": "address of MQTT over TLS; none: \"\"", "metrics-listen": "address of health and metrics",
 		"nats-listen": "address of the embedded NATS for services outside", "database-url": "PostgreSQL to use instead of a private one",
 		"tls-cert": "certificate file for all ports", "tls-key": "key file", "log-level": "debug, info, warn or error",
+		"channels": "vendor channels whose senders run, with commas between; all or none",
 	} {
 		given[name] = f.String(name, "", help)
 	}
@@ -58,7 +62,7 @@ first start makes the app "demo" and shows its keys. Ctrl-C stops it; what was a
 }
 
 // upConfig reads the configuration: flags before the environment before the file before the defaults.
-func upConfig(cmd *cobra.Command, g *globals, path string, given map[string]*string) (halley.Config, error) {
+func upConfig(cmd *cobra.Command, g *globals, path string, given map[string]*string, simulators bool) (halley.Config, error) {
 	var c halley.Config
 	if err := config.Load(path, &c); err != nil {
 		return c, err
@@ -66,17 +70,21 @@ func upConfig(cmd *cobra.Command, g *globals, path string, given map[string]*str
 	if g.data != "" {
 		c.Data = g.data
 	}
-	secret := string(c.DatabaseURL)
+	secret, channels := string(c.DatabaseURL), strings.Join(c.Channels, ",")
 	for name, field := range map[string]*string{
 		"http-listen": &c.HTTP, "grpc-listen": &c.GRPC, "internal-listen": &c.Internal, "mqtt-listen": &c.MQTT,
 		"mqtts-listen": &c.MQTTS, "metrics-listen": &c.Telemetry.Listen, "nats-listen": &c.NATS, "database-url": &secret,
 		"tls-cert": &c.TLSCert, "tls-key": &c.TLSKey, "log-level": &c.Telemetry.LogLevel,
+		"channels": &channels,
 	} {
 		if cmd.Flags().Changed(name) {
 			*field = *given[name]
 		}
 	}
-	c.DatabaseURL = config.Secret(secret)
+	c.DatabaseURL, c.Channels = config.Secret(secret), strings.Split(channels, ",")
+	if cmd.Flags().Changed("vendor-simulators") {
+		c.VendorSimulators = simulators
+	}
 	if err := c.Validate(); err != nil {
 		return c, usageError{err}
 	}

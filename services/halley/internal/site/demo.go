@@ -15,6 +15,8 @@ const DemoFile = "demo.env"
 type Demo struct {
 	App, ServerKey, ClientKey, AdminToken string
 	HTTP, GRPC, MQTT                      string
+	// Simulators is the URL of the vendor simulators' control API; empty without them.
+	Simulators string
 }
 
 // variables gives the file's lines their order and names.
@@ -33,6 +35,7 @@ func (d *Demo) variables() []struct {
 		{"HALLEY_URL", &d.HTTP},
 		{"HALLEY_GRPC", &d.GRPC},
 		{"HALLEY_MQTT", &d.MQTT},
+		{"HALLEY_SIMULATORS", &d.Simulators},
 	}
 }
 
