@@ -123,9 +123,13 @@ func TestRefusals(t *testing.T) {
 		"no credentials":            {phone.Token, "", "", nil, 0x87, 5},
 		"wrong client key":          {"", gatewaytest.App, "ck_wrong", nil, 0x87, 2},
 		"a will":                    {phone.Token, gatewaytest.App, phone.Secret, withWill, 0x87, 5},
+		"enhanced authentication":   {phone.Token, gatewaytest.App, phone.Secret, withAuthentication, 0x8C, 0},
 		"an unknown protocol level": {phone.Token, gatewaytest.App, phone.Secret, nil, 0x84, 1},
 	} {
 		for version, want := range map[byte]byte{gatewaytest.V5: c.five, gatewaytest.V311: c.three} {
+			if want == 0 {
+				continue // that version has no such thing
+			}
 			t.Run(name+" "+strconv.Itoa(int(version)), func(t *testing.T) {
 				t.Parallel()
 				wire := site.Dial(t, version)
@@ -146,6 +150,8 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+func withAuthentication(p *packets.Packet) { p.Properties.AuthenticationMethod = "SCRAM-SHA-1" }
 
 func withWill(p *packets.Packet) {
 	p.Connect.WillFlag, p.Connect.WillTopic, p.Connect.WillPayload = true, "gone", []byte("x")

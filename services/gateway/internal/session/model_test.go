@@ -168,6 +168,8 @@ func (w *world) receive(p packets.Packet) {
 	m := w.find(id)
 	_, again := w.seen[id]
 	switch {
+	case p.FixedHeader.Retain || p.TopicName != "push/demo" || p.Properties.TopicAliasFlag:
+		w.t.Fatalf("push %s came on %q, retain %v, alias %v", id, p.TopicName, p.FixedHeader.Retain, p.Properties.TopicAliasFlag)
 	case p.FixedHeader.Dup:
 		w.t.Fatalf("push %s is marked as a repeat", id)
 	case w.repeats(m):
