@@ -11,11 +11,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/halleypush/halley/bench/internal/bare"
+	"github.com/halleypush/halley/bench/internal/crew"
+	"github.com/halleypush/halley/bench/internal/peer"
+	"github.com/halleypush/halley/bench/internal/phones"
 	"github.com/halleypush/halley/bench/internal/report"
 	"github.com/halleypush/halley/bench/internal/spine"
 	"github.com/halleypush/halley/bench/internal/suite"
@@ -34,13 +37,21 @@ func main() {
 	}
 }
 
+// serve is what the bench's own servers and clients do, in their processes.
+func serve(role string) error {
+	roles := map[string]func() error{
+		phones.Role: phones.Serve, bare.Role: bare.Serve, peer.RoleMochi: peer.ServeMochi, peer.RoleCentrifuge: peer.ServeCentrifuge,
+		peer.RoleSecure: peer.ServeSecure, peer.RoleParked: peer.ServeParked,
+	}
+	if roles[role] == nil {
+		return fmt.Errorf("there is no role %q", role)
+	}
+	return roles[role]()
+}
+
 func run(ctx context.Context) error {
-	if len(os.Args) == 3 && os.Args[1] == spine.PeerCommand {
-		sessions, err := strconv.Atoi(os.Args[2])
-		if err != nil {
-			return err
-		}
-		return spine.Peer(ctx, os.Stdin, os.Stdout, sessions)
+	if len(os.Args) == 3 && os.Args[1] == crew.Command {
+		return serve(os.Args[2])
 	}
 	var names []string
 	for _, s := range suites() {

@@ -13,8 +13,11 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tick is the unit of processor time in /proc; it is 100 Hz on every Linux that Go runs on.
@@ -40,23 +43,35 @@ func Start(dir, name string, env []string, path string, args ...string) (*Proces
 	cmd := exec.Command(path, args...) //nolint:noctx // Stop ends it
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = dir, log, log, append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// The signal comes when the thread ends that started the process.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.ended)
-		}
-	}()
-	if err := <-started; err != nil {
+	if err := StartLocked(cmd); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.ended)
+	}()
 	p.pid = cmd.Process.Pid
 	return p, nil
+}
+
+// starter is the thread that starts processes. The signal that a process asks for, for when its parent dies, comes when the
+// thread ends that started it, so this one never does.
+var starter = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+// StartLocked starts a command from a thread that stays for as long as this process, so that Pdeathsig means the process.
+func StartLocked(cmd *exec.Cmd) error {
+	failed := make(chan error)
+	starter() <- func() { failed <- cmd.Start() }
+	return <-failed
 }
 
 // Stop ends the process: politely, then, after a while, not.
@@ -119,24 +134,12 @@ func (p *Process) CPU() (time.Duration, error) { return CPU(p.pid) }
 
 // CPU returns the processor time that a process has had.
 func CPU(pid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	// The kernel's clock of a process's processor time (clock_getcpuclockid), in nanoseconds; /proc has it in ticks of 10 ms.
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
 	}
-	_, rest, ok := strings.Cut(string(text), ") ") // the name may hold anything
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 13 {
-		return 0, errors.New("/proc/<pid>/stat is not what it was")
-	}
-	var total time.Duration
-	for _, field := range fields[11:13] { // utime and stime
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		total += time.Duration(n) * tick
-	}
-	return total, nil
+	return time.Duration(t.Nano()), nil
 }
 
 // Busy returns the processor time that the whole machine has spent on anything, also on other machines' account (steal).
@@ -164,8 +167,11 @@ func Busy() (time.Duration, error) {
 }
 
 // RSS returns the process's resident memory in bytes.
-func (p *Process) RSS() (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.pid))
+func (p *Process) RSS() (int64, error) { return RSS(p.pid) }
+
+// RSS returns a process's resident memory in bytes.
+func RSS(pid int) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
 		return 0, err
 	}

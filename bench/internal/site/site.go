@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,10 +22,14 @@ import (
 	adminv1 "github.com/halleypush/halley/proto/halley/admin/v1"
 )
 
+// What the parts show to each other.
+const (
+	Password     = "bench-password"
+	ServiceToken = "bench-service-token"
+)
+
 const (
 	startWithin = time.Minute
-	password    = "bench-password"
-	token       = "bench-service-token"
 	adminToken  = "ak_bench0123456789bench0123456789"
 	appID       = "bench"
 )
@@ -132,11 +135,7 @@ func (s *Site) writeFiles(ctx context.Context, bin string) error {
 	if text, err := keyring.CombinedOutput(); err != nil {
 		return fmt.Errorf("halley keyring: %w: %s", err, text)
 	}
-	nats, err := exec.CommandContext(ctx, filepath.Join(bin, "halley"), "nats-config").Output()
-	if err != nil {
-		return fmt.Errorf("halley nats-config: %w", err)
-	}
-	return s.write("nats.conf", string(nats))
+	return nil
 }
 
 func (s *Site) write(name, text string) error {
@@ -144,24 +143,12 @@ func (s *Site) write(name, text string) error {
 }
 
 func (s *Site) startNATS(ctx context.Context, bin string) error {
-	address, err := process.Address()
+	nats, err := StartNATS(ctx, bin, s.dir)
 	if err != nil {
 		return err
 	}
-	_, port, _ := net.SplitHostPort(address)
-	env := []string{"HALLEY_NATS_STORE=" + filepath.Join(s.dir, "nats")}
-	for _, user := range []string{"PUSHCORE", "GATEWAY", "SENDER"} {
-		env = append(env, "HALLEY_NATS_"+user+"_PASSWORD="+password)
-	}
-	s.NATS, err = process.Start(s.dir, "nats-server", env, filepath.Join(bin, "nats-server"), "-c", "nats.conf", "-p", port)
-	if err != nil {
-		return err
-	}
-	s.later(s.NATS.Stop)
-	if err := s.NATS.Await(ctx, process.Accepts(ctx, address)); err != nil {
-		return err
-	}
-	s.nats = "nats://" + address
+	s.later(nats.Stop)
+	s.NATS, s.nats = nats.Process, nats.URL
 	return nil
 }
 
@@ -191,7 +178,7 @@ admin_token: %s
 service_token: %s
 nats: {url: %q, user: pushcore, password: %s}
 telemetry: {listen: "%s", profiles: true}
-`, a[0], a[1], a[2], s.postgres.DatabaseDSN("halley"), adminToken, token, s.nats, password, a[3]))
+`, a[0], a[1], a[2], s.postgres.DatabaseDSN("halley"), adminToken, ServiceToken, s.nats, Password, a[3]))
 	if err != nil {
 		return err
 	}
@@ -206,31 +193,19 @@ telemetry: {listen: "%s", profiles: true}
 }
 
 func (s *Site) startGateway(ctx context.Context, bin string) error {
-	a, err := addresses(2)
+	g, err := s.StartGateway(ctx, bin, "gateway")
 	if err != nil {
 		return err
 	}
-	s.MQTT, s.Admin = a[0], a[1]
-	err = s.write("gateway.yaml", fmt.Sprintf(`
-mqtt: %s
-pushcore: %s
-service_token: %s
-connect_rate: 0
-nats: {url: %q, user: gateway, password: %s}
-telemetry: {listen: "%s", profiles: true}
-drain_wait: 0s
-drain_rate: 1000000
-`, s.MQTT, s.internal, token, s.nats, password, s.Admin))
-	if err != nil {
-		return err
-	}
-	s.Config = append(s.Config, "gateway: connect_rate 0 (no limit), drain_wait 0s, drain_rate 1000000, telemetry.profiles true")
-	s.Gateway, err = process.Start(s.dir, "gateway", nil, filepath.Join(bin, "gateway"), "-config", "gateway.yaml")
-	if err != nil {
-		return err
-	}
-	s.later(s.Gateway.Stop)
-	return s.Gateway.Await(ctx, process.Ready(ctx, "http://"+s.Admin+"/readyz"))
+	s.later(g.Stop)
+	s.MQTT, s.Admin, s.Gateway = g.MQTT, g.Admin, g.Process
+	s.Config = append(s.Config, GatewayConfig)
+	return nil
+}
+
+// StartGateway starts a gateway of the site, besides the one that it has. Stop it.
+func (s *Site) StartGateway(ctx context.Context, bin, name string) (*Gateway, error) {
+	return StartGateway(ctx, GatewayOptions{Bin: bin, Dir: s.dir, Name: name, NATS: s.nats, Pushcore: s.internal})
 }
 
 func (s *Site) createApp(ctx context.Context, _ string) error {

@@ -20,14 +20,16 @@ func (b *bench) broadcast(ctx context.Context, ours *swarm.Swarm) error {
 	if err != nil {
 		return err
 	}
-	m, err := startPeer(ctx, b.sessions)
+	m, err := startMosquitto(ctx, b.sessions)
 	if err != nil {
 		return err
 	}
-	defer m.stop()
+	defer m.close()
 	var halley, mosquitto []float64
 	for range b.broadcasts {
-		cost, took, err := measure(ctx, b.site.Gateway, ours, b.sessions, func() error { return b.pushAll(ctx) })
+		want := ours.Count() + int64(b.sessions)
+		cost, took, err := measure(ctx, b.site.Gateway, b.sessions, func() error { return b.pushAll(ctx) },
+			func(ctx context.Context) error { return ours.Await(ctx, want) })
 		if err != nil {
 			return fmt.Errorf("broadcast: %w", err)
 		}
@@ -35,7 +37,7 @@ func (b *bench) broadcast(ctx context.Context, ours *swarm.Swarm) error {
 			return fmt.Errorf("broadcast in the ledger: %w", err)
 		}
 		halley = append(halley, cost)
-		theirs, theirTime, err := m.broadcast(payload)
+		theirs, theirTime, err := m.broadcast(ctx, payload)
 		if err != nil {
 			return fmt.Errorf("mosquitto's broadcast: %w", err)
 		}
@@ -47,9 +49,10 @@ func (b *bench) broadcast(ctx context.Context, ours *swarm.Swarm) error {
 	return nil
 }
 
-// measure returns a server's processor time per message of one broadcast, in µs, and how long it took.
+// measure returns a server's processor time per message of one broadcast, in µs, and how long it took until all had
+// arrived.
 func measure(
-	ctx context.Context, server *process.Process, s *swarm.Swarm, sessions int, push func() error,
+	ctx context.Context, server *process.Process, sessions int, push func() error, arrived func(context.Context) error,
 ) (cost float64, took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, broadcastWithin)
 	defer cancel()
@@ -60,12 +63,11 @@ func measure(
 	if err != nil {
 		return 0, 0, err
 	}
-	want := s.Count() + int64(sessions)
 	begin := time.Now()
 	if err := push(); err != nil {
 		return 0, 0, err
 	}
-	if err := s.Await(ctx, want); err != nil {
+	if err := arrived(ctx); err != nil {
 		return 0, 0, err
 	}
 	took = time.Since(begin)
@@ -128,7 +130,7 @@ func (b *bench) warm(ctx context.Context, s *swarm.Swarm) ([]byte, error) {
 	if err := s.Await(ctx, want); err != nil {
 		return nil, err
 	}
-	payload := s.First()
+	_, payload := s.First()
 	b.say("the payload has %d B", len(payload))
 	return payload, nil
 }

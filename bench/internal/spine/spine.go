@@ -69,6 +69,11 @@ func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.Out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
 }
 
+// phones are the first devices, as they connect.
+func (b *bench) phones(n int) *swarm.MQTT {
+	return &swarm.MQTT{Topic: "push/" + b.site.App, Who: b.who[:n]}
+}
+
 // idle measures what an idle session costs, then broadcasts to all of them.
 func (b *bench) idle(ctx context.Context) error {
 	if !b.Wanted("gateway.idle_rss_bytes", "broadcast.cpu_us_per_message") {
@@ -78,7 +83,7 @@ func (b *bench) idle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := swarm.Connect(ctx, swarm.Options{Address: b.site.MQTT, Topic: "push/" + b.site.App}, b.who[:b.sessions])
+	s, err := swarm.Connect(ctx, swarm.Options{Address: b.site.MQTT}, b.phones(b.sessions))
 	if err != nil {
 		return err
 	}
@@ -104,9 +109,7 @@ func (b *bench) idle(ctx context.Context) error {
 
 // loads measures the three loads, and the latency while there is none.
 func (b *bench) loads(ctx context.Context) error {
-	s, err := swarm.Connect(ctx, swarm.Options{
-		Address: b.site.MQTT, Topic: "push/" + b.site.App, Arrived: b.arrived.note,
-	}, b.who[:b.devices])
+	s, err := swarm.Connect(ctx, swarm.Options{Address: b.site.MQTT, Arrived: b.arrived.note}, b.phones(b.devices))
 	if err != nil {
 		return err
 	}
