@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,4 +117,24 @@ func TestNewcomersWaitWhileTooManySessionsWaitForPushcore(t *testing.T) {
 		w.Send(t, w.Connect(late))
 		return w.Next(t, packets.Connack).ReasonCode == 0
 	})
+}
+
+func TestAnAppOrAddressThatSendsTooMuchIsClosed(t *testing.T) {
+	t.Parallel()
+	for name, limit := range map[string]func(*gateway.Config){
+		"app":     func(c *gateway.Config) { c.AppBytes = 1000 },
+		"address": func(c *gateway.Config) { c.AddressBytes = 1000 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := gatewaytest.Start(t, gatewaytest.Options{Config: limit})
+			first, second := greeted(t, site, gatewaytest.V5), greeted(t, site, gatewaytest.V5)
+			for _, wire := range []*gatewaytest.Wire{first, second} {
+				wire.Publish(t, 1, "event/demo", strings.Repeat(" ", 4500)) // together within ten seconds' worth
+				wire.Next(t, packets.Puback)
+			}
+			second.Publish(t, 1, "event/demo", strings.Repeat(" ", 4500))
+			second.WantDisconnect(t, 0x96)
+		})
+	}
 }

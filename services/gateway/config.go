@@ -53,6 +53,8 @@ type Config struct {
 	AddressRate        float64       `yaml:"address_rate" env:"ADDRESS_RATE" doc:"CONNECTs a second of one client address; ten seconds' worth may come at once. 0: any"`
 	AppConnections     int           `yaml:"app_connections" env:"APP_CONNECTIONS" doc:"most devices of one app at a time; 0: any"`
 	AppRate            float64       `yaml:"app_rate" env:"APP_RATE" doc:"CONNECTs a second of one app; ten seconds' worth may come at once. 0: any"`
+	AddressBytes       float64       `yaml:"address_bytes" env:"ADDRESS_BYTES" doc:"bytes a second from one client address, once its devices have proved themselves; ten seconds' worth may come at once. 0: any"`
+	AppBytes           float64       `yaml:"app_bytes" env:"APP_BYTES" doc:"bytes a second from the devices of one app; ten seconds' worth may come at once. 0: any"`
 	FlapPerMinute      int           `yaml:"flap_per_minute" env:"FLAP_PER_MINUTE" default:"20" doc:"CONNECTs a minute of one device; 0: any"`
 	FlapBan            time.Duration `yaml:"flap_ban" env:"FLAP_BAN" default:"2m" doc:"how long a device stays out that connects more often"`
 	MaxBackOff         time.Duration `yaml:"max_back_off" env:"MAX_BACK_OFF" default:"5m" doc:"longest time to come back that a device is told"`
@@ -105,8 +107,8 @@ func (c *Config) Validate() error {
 		return errors.New("packet_rate must be over 0 and packet_burst at least 1")
 	case c.ReopenRate < 1 || c.DrainRate < 1:
 		return errors.New("reopen_rate and drain_rate must be at least 1")
-	case c.ConnectRate < 0 || c.AddressRate < 0 || c.AppRate < 0:
-		return errors.New("connect_rate, address_rate and app_rate must not be negative")
+	case c.ConnectRate < 0 || c.AddressRate < 0 || c.AppRate < 0 || c.AddressBytes < 0 || c.AppBytes < 0:
+		return errors.New("connect_rate, address_rate, app_rate, address_bytes and app_bytes must not be negative")
 	case c.ConnectRate > 0 && c.ConnectBurst < 1:
 		return errors.New("connect_burst must be at least 1")
 	case c.MaxConnections < 0 || c.AddressConnections < 0 || c.AppConnections < 0 || c.FlapPerMinute < 0 || c.MaxOpens < 0:
@@ -160,7 +162,7 @@ func (c *Config) limits() gate.Limits {
 	return gate.Limits{
 		ConnectRate: c.ConnectRate, ConnectBurst: c.ConnectBurst,
 		Connections: c.MaxConnections, AddressConnections: c.AddressConnections, AppConnections: c.AppConnections,
-		AddressRate: c.AddressRate, AppRate: c.AppRate,
+		AddressRate: c.AddressRate, AppRate: c.AppRate, AddressBytes: c.AddressBytes, AppBytes: c.AppBytes,
 		FlapPerMinute: c.FlapPerMinute, FlapBan: c.FlapBan, MaxBackOff: c.MaxBackOff,
 	}
 }

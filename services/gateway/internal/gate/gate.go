@@ -25,6 +25,8 @@ type Limits struct {
 	Connections, AddressConnections, AppConnections int
 	// AddressRate and AppRate are CONNECTs a second of one address and of one app; ten seconds' worth may come at once.
 	AddressRate, AppRate float64
+	// AddressBytes and AppBytes are bytes a second that come from one address and from one app's devices; as above.
+	AddressBytes, AppBytes float64
 	// FlapPerMinute is how often a minute a device may connect; one that goes on stays out for FlapBan.
 	FlapPerMinute int
 	FlapBan       time.Duration
@@ -84,6 +86,10 @@ type Gate struct {
 	apps      map[uint32]*app // guarded by mu
 	addresses *sketch         // guarded by mu
 	devices   *sketch         // guarded by mu
+
+	traffic      sync.Mutex
+	addressBytes *sketch            // guarded by traffic; nil: not bounded
+	appBytes     map[uint32]*bucket // guarded by traffic
 }
 
 type app struct {
@@ -101,10 +107,38 @@ func newGate(l Limits, overloaded func() time.Duration, now func() time.Time) *G
 	if l.MaxBackOff <= 0 {
 		l.MaxBackOff = 5 * time.Minute
 	}
-	return &Gate{
+	g := &Gate{
 		limits: l, now: now, begun: now(), seed: maphash.MakeSeed(), overloaded: overloaded,
 		apps: map[uint32]*app{}, addresses: newSketch(), devices: newSketch(),
+		appBytes: map[uint32]*bucket{},
 	}
+	if l.AddressBytes > 0 {
+		g.addressBytes = newSketch()
+	}
+	return g
+}
+
+// Meters reports whether bytes are bounded, so that Spend must be asked.
+func (g *Gate) Meters() bool { return g.limits.AddressBytes > 0 || g.limits.AppBytes > 0 }
+
+// Spend takes bytes that came from a device off the allowances of its address and app, and reports false if one of them has
+// not as many.
+func (g *Gate) Spend(pass Pass, number uint32, n int) bool {
+	g.traffic.Lock()
+	defer g.traffic.Unlock()
+	now, l := g.now().Sub(g.begun), g.limits
+	if l.AddressBytes > 0 && pass != 0 && !g.addressBytes.spend(uint32(pass), now, n, l.AddressBytes, l.AddressBytes*burstSeconds) {
+		return false
+	}
+	if l.AppBytes <= 0 {
+		return true
+	}
+	b := g.appBytes[number]
+	if b == nil {
+		b = &bucket{}
+		g.appBytes[number] = b
+	}
+	return b.spend(now, n, l.AppBytes, l.AppBytes*burstSeconds)
 }
 
 // Pass is what a connection that was let in gives back when it ends: its address, as far as the gate needs it.

@@ -23,6 +23,16 @@ func (b *bucket) take(now time.Duration, rate, burst float64) time.Duration {
 	return 0
 }
 
+// spend adds n if the burst allows it.
+func (b *bucket) spend(now time.Duration, n int, rate, burst float64) bool {
+	b.leak(now, rate)
+	if float64(b.level)+float64(n) > burst {
+		return false
+	}
+	b.level += float32(n)
+	return true
+}
+
 func (b *bucket) leak(now time.Duration, rate float64) {
 	if m := momentOf(now); m > b.at {
 		b.level = max(0, b.level-float32(float64(m-b.at)/64*rate))
@@ -63,6 +73,12 @@ func (s *sketch) count(hash uint32) int {
 func (s *sketch) take(hash uint32, now time.Duration, rate, burst float64) time.Duration {
 	wait := s.at(0, hash).bucket.take(now, rate, burst)
 	return min(wait, s.at(1, hash).bucket.take(now, rate, burst))
+}
+
+// spend adds n to the buckets that have room, and reports whether one had.
+func (s *sketch) spend(hash uint32, now time.Duration, n int, rate, burst float64) bool {
+	first := s.at(0, hash).bucket.spend(now, n, rate, burst)
+	return s.at(1, hash).bucket.spend(now, n, rate, burst) || first
 }
 
 // charge fills the buckets so that there is no room before a time has passed.

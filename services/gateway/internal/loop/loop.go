@@ -245,8 +245,21 @@ func (l *Loop) read(i int32) {
 	}
 	if n > 0 && l.conns.at(i).state != stateClosing {
 		l.set.metrics.bytesIn.Add(float64(n))
-		l.take(i, l.buf[:n])
+		if l.affords(i, n) {
+			l.take(i, l.buf[:n])
+		}
 	}
+}
+
+// affords takes bytes that came off the allowances of their address and app. A device that has none left is sent away.
+func (l *Loop) affords(i int32, n int) bool {
+	c := l.conns.at(i)
+	if c.state != stateLive || !l.set.gate.Meters() || l.set.gate.Spend(c.pass, c.session.App.Number, n) {
+		return true
+	}
+	c.session.Disconnect(&l.out, mqtt.Disconnect{Code: mqtt.MessageRateTooHigh}, session.TooFast)
+	l.perform(i)
+	return false
 }
 
 // feed gives a connection bytes that came for it.

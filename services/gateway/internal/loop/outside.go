@@ -95,6 +95,9 @@ func (a *arrived) run(l *Loop) {
 		l.close(a.ref.index, session.ByPeer)
 	default:
 		l.set.metrics.bytesIn.Add(float64(len(a.data)))
+		if !l.affords(a.ref.index, len(a.data)) {
+			return
+		}
 		l.take(a.ref.index, a.data)
 		// One that is being admitted may have to move; its next piece must not be on its way here then.
 		if c.gen == a.ref.gen && c.state != stateAdmitting && !c.stalled {
