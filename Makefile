@@ -36,7 +36,7 @@ up: build ## Start Halley on this machine, with all it needs; data in .halley.
 	$(WITH_POSTGRES) $(BIN)/halley up
 
 .PHONY: demo
-demo: build ## Start everything in a temporary folder, push to 20 devices, show what became of it.
+demo: build ## Start everything in a temporary folder, push to 20 devices and a phone of every maker (simulated), show what became of it.
 	tools/setup/postgres.sh install
 	$(WITH_POSTGRES) $(BIN)/halley demo
 

@@ -7,9 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/halleypush/halley/pkg/postgres/postgrestest"
 	"github.com/halleypush/halley/services/halley"
 	"github.com/halleypush/halley/services/halley/internal/cli"
 )
+
+// simulated are the channels with a sender and a simulator. A new one is added here.
+var simulated = []string{"apns", "harmony", "huawei"}
 
 // TestChannelsOfAnApp sets, shows and takes away the credentials of every channel that has a simulator.
 func TestChannelsOfAnApp(t *testing.T) {
@@ -49,7 +53,7 @@ func TestChannelsOfAnApp(t *testing.T) {
 	}
 
 	// The simulator's credential, and then the same one from its files. It is never shown.
-	for _, name := range []string{"apns", "huawei", "harmony"} {
+	for _, name := range simulated {
 		if shown := must("channel", "set", name, "--simulator", control); !strings.Contains(shown, "checked      yes") {
 			t.Errorf("channel set %s printed\n%s", name, shown)
 		}
@@ -67,7 +71,7 @@ func TestChannelsOfAnApp(t *testing.T) {
 	refused("credential", "channel", "set", "apns", "--simulator", control, "--team-id", "TEAM999999") // Apple does not know the team
 
 	all := must("channel", "list")
-	for _, name := range []string{"apns", "huawei", "harmony", "meizu"} {
+	for _, name := range append(simulated, "meizu") {
 		if !strings.Contains(all, name) {
 			t.Errorf("channel list does not have %s:\n%s", name, all)
 		}
@@ -90,4 +94,18 @@ func file(t *testing.T, content string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+func TestTheDemonstrationReachesAPhoneOfEveryMaker(t *testing.T) {
+	t.Parallel()
+	postgrestest.NotShort(t)
+	code, out, errOut := run(t, "", "demo")
+	if code != cli.ExitOK {
+		t.Fatalf("exit code %d: %s\n%s", code, errOut, out)
+	}
+	for _, name := range simulated {
+		if !strings.Contains(out, name) {
+			t.Errorf("no phone of %s in\n%s", name, out)
+		}
+	}
 }

@@ -31,7 +31,8 @@ func newDemo(g *globals) *cobra.Command {
 		Use:   "demo",
 		Short: "Show everything once, in a temporary folder",
 		Long: `Starts Halley in a temporary folder, connects 20 simulated phones, pushes to one device, to a user with three devices, to
-everyone, and to a device that is away and comes back, and prints how far each push got. It fails if anything is missing.`,
+everyone, to a device that is away and comes back, and to phones of all makers, whose services are simulated; and prints how
+far each push got. It fails if anything is missing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), g.out) },
 	}
@@ -55,6 +56,7 @@ func runDemo(ctx context.Context, out io.Writer) (err error) {
 	anyPort := "127.0.0.1:0"
 	c.Data, c.HTTP, c.GRPC, c.Internal, c.MQTT, c.MQTTS, c.Telemetry.Listen = dir, anyPort, anyPort, anyPort, anyPort, "", anyPort
 	c.Telemetry.LogLevel = "error"
+	c.Channels, c.VendorSimulators, c.SimulatorControl = []string{"all"}, true, anyPort
 	ready := make(chan site.Demo, 1)
 	c.Ready = func(d site.Demo) { ready <- d }
 	c.Out = io.Discard
@@ -124,7 +126,10 @@ func show(ctx context.Context, d site.Demo, out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(out, "%d phones are registered and online after %v\n", demoDevices, time.Since(begun).Round(time.Millisecond))
-	return x.pushes(ctx, devices)
+	if err := x.pushes(ctx, devices); err != nil {
+		return err
+	}
+	return x.vendors(ctx)
 }
 
 // start connects a phone with the identity in its store.
@@ -205,20 +210,11 @@ func (x *demonstration) push(ctx context.Context, to string, arrives uint32, aud
 
 // expect waits until a push has arrived at so many devices, prints its funnel, and checks that each got it once.
 func (x *demonstration) expect(ctx context.Context, id string, arrives uint32) error {
-	for {
-		push, err := x.business.GetPush(ctx, x.site.App, id)
-		if err != nil {
-			return fmt.Errorf("get push: %w", err)
-		}
-		if c := push.GetCounts(); c.GetArrived() == arrives && (c.GetArrived()+c.GetPending() == c.GetTargeted()) && c.GetTargeted() > 0 {
-			fmt.Fprintf(x.out, "  %s\n", funnel(c))
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("push %s: %s; wanted %d arrived", id, funnel(push.GetCounts()), arrives)
-		case <-time.After(50 * time.Millisecond):
-		}
+	err := x.await(ctx, id, func(c *pushv1.Counts) bool {
+		return c.GetArrived() == arrives && c.GetArrived()+c.GetPending() == c.GetTargeted() && c.GetTargeted() > 0
+	})
+	if err != nil {
+		return err
 	}
 	var got uint32
 	for _, p := range x.phones {
@@ -234,4 +230,23 @@ func (x *demonstration) expect(ctx context.Context, id string, arrives uint32) e
 		return fmt.Errorf("push %s: the ledger counts %d arrived, the phones %d", id, arrives, got)
 	}
 	return nil
+}
+
+// await waits until a push's counts are as wanted, and prints its funnel.
+func (x *demonstration) await(ctx context.Context, id string, wanted func(*pushv1.Counts) bool) error {
+	for {
+		push, err := x.business.GetPush(ctx, x.site.App, id)
+		if err != nil {
+			return fmt.Errorf("get push: %w", err)
+		}
+		if wanted(push.GetCounts()) {
+			fmt.Fprintf(x.out, "  %s\n", funnel(push.GetCounts()))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("push %s has got no further than: %s", id, funnel(push.GetCounts()))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }

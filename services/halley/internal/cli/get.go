@@ -118,7 +118,7 @@ func newGetDeliveries(g *globals) *cobra.Command {
 				all.Deliveries = append(all.Deliveries, d)
 			}
 			return g.print(all, func() {
-				rows := [][]string{{"DEVICE", "USER", "STATE", "REASON", "SENT", "ARRIVED", "ENDED"}}
+				rows := [][]string{{"DEVICE", "USER", "CHANNEL", "STATE", "REASON", "SENT", "ARRIVED", "ENDED"}}
 				for _, d := range all.GetDeliveries() {
 					reason := d.GetReason().String()
 					if d.GetReason() == pushv1.Delivery_REASON_UNSPECIFIED {
@@ -126,7 +126,7 @@ func newGetDeliveries(g *globals) *cobra.Command {
 					}
 					t := d.GetTimes()
 					rows = append(rows, []string{
-						dash(d.GetDevice()), dash(d.GetUser()), d.GetState().String(), dash(reason), at(t.GetSent()), at(t.GetArrived()),
+						dash(d.GetDevice()), dash(d.GetUser()), dash(d.GetChannel()), d.GetState().String(), dash(reason), at(t.GetSent()), at(t.GetArrived()),
 						at(t.GetEnded()),
 					})
 				}
