@@ -8,6 +8,7 @@ import (
 	"github.com/halleypush/halley/services/vendorsim/internal/fcm"
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
 	"github.com/halleypush/halley/services/vendorsim/internal/harmony"
+	"github.com/halleypush/halley/services/vendorsim/internal/honor"
 	"github.com/halleypush/halley/services/vendorsim/internal/huawei"
 	"github.com/halleypush/halley/services/vendorsim/internal/webpush"
 )
@@ -32,6 +33,7 @@ func vendors() map[string]vendor {
 		},
 		"fcm":     {make: func(f *frame.Frame) frame.Vendor { return fcm.New(f) }, codes: fcm.Codes},
 		"harmony": {make: func(f *frame.Frame) frame.Vendor { return harmony.New(f) }, codes: harmony.Codes},
+		"honor":   {make: func(f *frame.Frame) frame.Vendor { return honor.New(f) }, codes: honor.Codes},
 		"huawei":  {make: func(f *frame.Frame) frame.Vendor { return huawei.New(f) }, codes: huawei.Codes},
 		"webpush": {make: func(f *frame.Frame) frame.Vendor { return webpush.New(f) }, codes: webpush.Codes},
 	}

@@ -29,7 +29,8 @@ func (v Verdict) Ordinary() bool { return v.Code == "" && !v.Invalid }
 //	sim:delay=2s,code=X        wait before the answer
 //	sim:code=Unregistered,at=1732330000000   with this time, in ms
 //
-// The directive ends at a space, a semicolon or the text's end; what follows makes texts different.
+// Its parts may be divided by bars as well, for vendors that divide tokens by commas. The directive ends at a space, a semicolon
+// or the text's end; what follows makes texts different.
 const directivePrefix = "sim:"
 
 // Directive returns what a token or title says about its own answer.
@@ -41,7 +42,7 @@ func Directive(text string) (v Verdict, times int, ok bool) {
 	if end := strings.IndexAny(text, " ;"); end >= 0 {
 		text = text[:end]
 	}
-	for part := range strings.SplitSeq(text, ",") {
+	for part := range strings.FieldsFuncSeq(text, func(c rune) bool { return c == ',' || c == '|' }) {
 		name, value, _ := strings.Cut(part, "=")
 		switch name {
 		case "code":
