@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Vendors are the vendors' push services, simulated in a process of its own.
@@ -40,14 +43,6 @@ func (c *Cluster) StartVendors(t testing.TB, channels ...string) *Vendors {
 	v.call(t, http.MethodGet, "/v1/channels", nil, &found)
 	v.CA, v.URLs = found.CAFile, found.Channels
 	return v
-}
-
-// Register makes an app known to a vendor and returns what the vendor's console would give out.
-func (v *Vendors) Register(t testing.TB, channel string, app map[string]any) map[string]any {
-	t.Helper()
-	var got map[string]any
-	v.call(t, http.MethodPost, "/v1/"+channel+"/apps", app, &got)
-	return got
 }
 
 // Switch changes how a vendor behaves.
@@ -94,18 +89,135 @@ func (v *Vendors) call(t testing.TB, method, path string, body, answer any) {
 	}
 }
 
-// StartSender starts the sender of a channel; lines are keys of its configuration. It ends with the test.
-func (c *Cluster) StartSender(t testing.TB, channel, lines string) *Process {
+// SetChannel gives an app, with the command line, the credential that a vendor's console gives out for it, and has the vendor
+// send its receipts to the sender.
+func (v *Vendors) SetChannel(t testing.TB, app *App, channel string, sender *Sender) {
 	t.Helper()
-	admin, name := Addr(t), "sender-"+channel
+	halley := func(args ...string) []byte {
+		t.Helper()
+		return Command(t, sender.dir, Bin(t, "halley"), append(args, "--output", "json",
+			"--grpc", app.GRPC, "--admin-token", app.AdminToken, "--app", app.ID)...)
+	}
+	var set struct {
+		ReceiptURL string `json:"receipt_url"`
+		Unchecked  bool
+	}
+	if err := json.Unmarshal(halley("channel", "set", channel, "--simulator", v.Control), &set); err != nil || set.Unchecked {
+		t.Fatalf("halley channel set %s: %+v, %v", channel, set, err)
+	}
+	var apps map[string]map[string]any
+	v.call(t, http.MethodGet, "/v1/"+channel+"/apps", nil, &apps)
+	console := apps[app.ID]
+	console["receipt"] = map[string]string{"url": "http://" + sender.Receipts + set.ReceiptURL}
+	v.call(t, http.MethodPost, "/v1/"+channel+"/apps", console, nil)
+}
+
+// Tokens makes the channel tokens of n new phones of an app.
+func (v *Vendors) Tokens(t testing.TB, app *App, channel string, n int) []string {
+	t.Helper()
+	var tokens []string
+	for line := range strings.Lines(v.Text(t, http.MethodPost, "/v1/"+channel+"/tokens", map[string]any{"app": app.ID, "count": n})) {
+		line = strings.TrimSpace(line)
+		var token string
+		if json.Unmarshal([]byte(line), &token) != nil { // Web Push: a subscription
+			token = line
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens
+}
+
+// Accepted returns how often a vendor has accepted a push, by channel token.
+func (v *Vendors) Accepted(t testing.TB, channel, pushID string) map[string]int {
+	t.Helper()
+	accepted := map[string]int{}
+	for line := range strings.Lines(v.Text(t, http.MethodGet, "/v1/"+channel+"/pairs", nil)) {
+		var pair struct {
+			Token  string
+			PushID string `json:"push_id"`
+			Count  int
+		}
+		if err := json.Unmarshal([]byte(line), &pair); err != nil {
+			t.Fatalf("pairs of %s: %v: %s", channel, err, line)
+		}
+		if pair.PushID == pushID {
+			accepted[pair.Token] = pair.Count
+		}
+	}
+	return accepted
+}
+
+// DedupIDs returns the ids by which a vendor could tell repeats of a push, by channel token, each once.
+func (v *Vendors) DedupIDs(t testing.TB, channel, pushID string) map[string][]string {
+	t.Helper()
+	ids := map[string][]string{}
+	for line := range strings.Lines(v.Text(t, http.MethodGet, "/v1/"+channel+"/accepted", nil)) {
+		var request struct {
+			Tokens  []string
+			PushID  string `json:"push_id"`
+			DedupID string `json:"dedup_id"`
+		}
+		if err := json.Unmarshal([]byte(line), &request); err != nil {
+			t.Fatalf("accepted by %s: %v: %s", channel, err, line)
+		}
+		for _, token := range request.Tokens {
+			if request.PushID == pushID && !slices.Contains(ids[token], request.DedupID) {
+				ids[token] = append(ids[token], request.DedupID)
+			}
+		}
+	}
+	return ids
+}
+
+// Sender is the sender of a channel.
+type Sender struct {
+	*Process
+	// Receipts is host:port of where the vendor sends receipts.
+	Receipts string
+}
+
+// StartSender starts the sender of a channel; lines are keys of its configuration. It ends with the test.
+func (c *Cluster) StartSender(t testing.TB, channel, lines string) *Sender {
+	t.Helper()
+	admin, receipts, name := Addr(t), Addr(t), "sender-"+channel
 	c.write(t, name+".yaml", fmt.Appendf(nil, `
 pushcore: %s
 service_token_file: service.token
 nats: {url: "nats://%s", user: sender, password_file: nats.password}
 telemetry: {listen: "%s"}
+receipts: %s
+public_url: http://%s
 %s
-`, c.Internal, c.Links[0].Addr(), admin, lines))
-	p := c.process(t, name, name, admin, "-config", name+".yaml")
-	p.Start(t)
-	return p
+`, c.Internal, c.Links[0].Addr(), admin, receipts, receipts, lines))
+	s := &Sender{c.process(t, name, name, admin, "-config", name+".yaml"), receipts}
+	s.Start(t)
+	return s
+}
+
+// Parked returns how often the sender has put jobs off, for a reason.
+func (s *Sender) Parked(t testing.TB, why string) float64 {
+	t.Helper()
+	client := http.Client{Timeout: 5 * time.Second}
+	response, err := client.Get("http://" + s.Admin + "/metrics") //nolint:noctx // bounded by the client
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		series, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		if !strings.HasPrefix(series, "halley_sender_parked_total{") || !strings.Contains(series, fmt.Sprintf("why=%q", why)) {
+			continue
+		}
+		times, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatalf("metrics: %s: %v", line, err)
+		}
+		return times
+	}
+	t.Fatalf("%s does not count what is parked because of %q", s.Name, why)
+	return 0
 }
