@@ -34,11 +34,11 @@ func ReadForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	return form, nil
 }
 
-// FormText returns a form as a JSON object, to record and to find our push_id in, without the fields that are secret.
-func FormText(form url.Values, secret ...string) string {
+// FormText returns a form as a JSON object, to record and to find our push_id in, without the fields that are named.
+func FormText(form url.Values, without ...string) string {
 	fields := make(map[string]string, len(form))
 	for name := range form {
-		if !slices.Contains(secret, name) {
+		if !slices.Contains(without, name) {
 			fields[name] = form.Get(name)
 		}
 	}
