@@ -129,12 +129,24 @@ e2e: build $(BIN)/.nats ## Test the whole product through its public doors; ROUN
 		$(WITH_POSTGRES) go test -count=1 -v -timeout 60m -run '$(RUN)' ./e2e/...
 
 .PHONY: bench
-bench: build $(BIN)/.nats ## Measure, beside what others do; figures in bench/out. QUICK=1 is short.
+bench: build $(BIN)/.nats ## Measure the whole path, beside what others do; figures in bench/out. QUICK=1 is short.
 	$(call need,bench/cmd/bench)
+	$(call measure,$(or $(SUITE),spine))
+
+.PHONY: bench-gateway
+bench-gateway: build $(BIN)/.nats ## Measure the gateway at its limits, beside a bare loop and its peers. QUICK=1 is short.
+	$(call need,bench/cmd/bench)
+	go test -c -o $(BIN)/gateway-tables.test ./services/gateway/internal/loop
+	$(call measure,gateway)
+
+# $(call measure,suite): runs a suite of the bench. It is built first, so that no compiler runs beside it.
+define measure
 	tools/setup/postgres.sh install
 	tools/setup/e2e.sh
 	@mkdir -p bench/out
-	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) go run ./bench/cmd/bench -out bench/out $(if $(QUICK),-quick) $(if $(SUITE),-suite $(SUITE)) $(if $(PROFILES),-profiles $(PROFILES)) -run '$(RUN)'
+	go build -o $(BIN)/bench ./bench/cmd/bench
+	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) $(BIN)/bench -out bench/out -suite $(1) $(if $(QUICK),-quick) $(if $(PROFILES),-profiles $(PROFILES)) -run '$(RUN)'
+endef
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz test in turn, each for FUZZTIME.

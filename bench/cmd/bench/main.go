@@ -17,6 +17,7 @@ import (
 
 	"github.com/halleypush/halley/bench/internal/bare"
 	"github.com/halleypush/halley/bench/internal/crew"
+	"github.com/halleypush/halley/bench/internal/gateway"
 	"github.com/halleypush/halley/bench/internal/peer"
 	"github.com/halleypush/halley/bench/internal/phones"
 	"github.com/halleypush/halley/bench/internal/report"
@@ -25,7 +26,7 @@ import (
 )
 
 func suites() []suite.Suite {
-	return []suite.Suite{{Name: "spine", Run: spine.Run}}
+	return []suite.Suite{{Name: "spine", Run: spine.Run}, {Name: "gateway", Run: gateway.Run}}
 }
 
 func main() {

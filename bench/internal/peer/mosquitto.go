@@ -42,7 +42,8 @@ func StartMosquitto(ctx context.Context) (_ *Mosquitto, err error) {
 	if err != nil {
 		return nil, err
 	}
-	configuration := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\nset_tcp_nodelay true\n", port)
+	configuration := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\nset_tcp_nodelay true\n"+
+		"log_type error\nlog_type warning\n", port) // not a line per connection, which the gateway does not write, either
 	if err := os.WriteFile(filepath.Join(m.dir, "mosquitto.conf"), []byte(configuration), 0o600); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,14 @@ type Plan struct {
 	Certificate []byte
 }
 
+// Protocol returns what the clients speak.
+func (p Plan) Protocol() swarm.Protocol {
+	if p.Kind == Centrifuge {
+		return &swarm.Centrifuge{Count: p.Count}
+	}
+	return &swarm.MQTT{Topic: p.Topic, Who: p.Who}
+}
+
 // Arrivals are messages that came, in their order.
 type Arrivals struct {
 	Clients []int32
@@ -61,16 +69,12 @@ const within = 2 * time.Minute
 func (s *Served) Connect(p Plan, took *time.Duration) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	var protocol swarm.Protocol = &swarm.MQTT{Topic: p.Topic, Who: p.Who}
-	if p.Kind == Centrifuge {
-		protocol = &swarm.Centrifuge{Count: p.Count}
-	}
 	options := swarm.Options{Address: p.Address, From: p.From, Deaf: p.Deaf, Arrived: s.arrived}
 	if len(p.Certificate) > 0 {
-		s.secure, err = swarm.ConnectSecure(ctx, options, p.Certificate, protocol)
+		s.secure, err = swarm.ConnectSecure(ctx, options, p.Certificate, p.Protocol())
 		return err
 	}
-	if s.swarm, err = swarm.Connect(ctx, options, protocol); err == nil {
+	if s.swarm, err = swarm.Connect(ctx, options, p.Protocol()); err == nil {
 		*took = s.swarm.Took()
 	}
 	return err
@@ -98,12 +102,20 @@ func (s *Served) count() int {
 	return len(s.arrivals.At)
 }
 
-// Await waits until n messages have come since Expect, and returns them.
-func (s *Served) Await(n int, a *Arrivals) error {
+// Reach waits until n messages have come since Expect.
+func (s *Served) Reach(n int, _ *struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	if err := s.swarm.Until(ctx, func() bool { return s.count() >= n }); err != nil {
 		return fmt.Errorf("%d of %d came: %w", s.count(), n, err)
+	}
+	return nil
+}
+
+// Await does what Reach does, and returns the messages.
+func (s *Served) Await(n int, a *Arrivals) error {
+	if err := s.Reach(n, nil); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

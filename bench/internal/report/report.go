@@ -19,6 +19,8 @@ type Figure struct {
 	Min    float64 `json:"min"`
 	Median float64 `json:"median"`
 	Max    float64 `json:"max"`
+	// Must is what the median is expected to reach, such as "<= 1.15"; empty: nothing is.
+	Must string `json:"must,omitempty"`
 	// Beside holds the median of the same quantity of others, measured in the same run.
 	Beside map[string]float64 `json:"beside,omitempty"`
 }
@@ -39,6 +41,12 @@ func (f Figure) With(peer string, values ...float64) Figure {
 	return f
 }
 
+// Target adds what the median is expected to reach.
+func (f Figure) Target(must string) Figure {
+	f.Must = must
+	return f
+}
+
 // Median returns the middle of sorted values.
 func Median(sorted []float64) float64 {
 	n := len(sorted)
@@ -53,14 +61,14 @@ func Quantile(sorted []float64, q float64) float64 {
 // Write prints the table and writes <dir>/<suite>.json.
 func Write(out io.Writer, dir, suite string, figures []Figure) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "\n%s\tmedian\tmin\tmax\tunit\tbeside\n", suite)
+	fmt.Fprintf(w, "\n%s\tmedian\tmin\tmax\tunit\tmust be\tbeside\n", suite)
 	for _, f := range figures {
 		var beside []string
 		for peer, value := range f.Beside {
 			beside = append(beside, fmt.Sprintf("%s %s", peer, number(value)))
 		}
 		slices.Sort(beside)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Median), number(f.Min), number(f.Max), f.Unit,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Median), number(f.Min), number(f.Max), f.Unit, f.Must,
 			strings.Join(beside, ", "))
 	}
 	if err := w.Flush(); err != nil {

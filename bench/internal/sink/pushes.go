@@ -19,7 +19,7 @@ import (
 	ledgerv1 "github.com/halleypush/halley/proto/halley/ledger/v1"
 )
 
-// BodySize is the length of a push's JSON, in bytes.
+// BodySize is the usual length of a push's JSON, in bytes.
 const BodySize = 200
 
 // takeReceipts makes the streams as pushcore does, and counts what comes.
@@ -65,8 +65,8 @@ func (s *Sink) receipts(m jetstream.Msg) {
 	}
 }
 
-// NewBody makes a push.
-func NewBody(audience bool, qos uint32) (*gatewayv1.Body, error) {
+// NewBody makes a push whose JSON has so many bytes.
+func NewBody(audience bool, qos uint32, size int) (*gatewayv1.Body, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func NewBody(audience bool, qos uint32) (*gatewayv1.Body, error) {
 	if err != nil {
 		return nil, err
 	}
-	message["body"] = strings.Repeat("x", BodySize-len(text))
+	message["body"] = strings.Repeat("x", size-len(text))
 	if text, err = json.Marshal(message); err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func NewBody(audience bool, qos uint32) (*gatewayv1.Body, error) {
 // Broadcast hands an audience push over to the devices with the ordinals from first on, n in all and of one slice, and
 // returns when so many gateways have answered: they have tried all of their sessions.
 func (s *Sink) Broadcast(ctx context.Context, first, n, gateways int) error {
-	body, err := NewBody(true, 1)
+	body, err := NewBody(true, 1, BodySize)
 	if err != nil {
 		return err
 	}
@@ -144,8 +144,8 @@ func sentBy(ctx context.Context, answers *nats.Subscription) (uint64, error) {
 	return members.GetCardinality(), nil
 }
 
-// ErrFull means that a device takes no more for now.
-var ErrFull = errors.New("the device's window is full")
+// ErrGone means that a device is not online any more.
+var ErrGone = errors.New("the device is gone")
 
 // Deliver hands a direct push over to a device.
 func (s *Sink) Deliver(ctx context.Context, device int, body *gatewayv1.Body) error {
@@ -173,8 +173,8 @@ func (s *Sink) Deliver(ctx context.Context, device int, body *gatewayv1.Body) er
 	switch results := response.GetResults(); {
 	case len(results) == 1 && results[0] == gatewayv1.DeliverResponse_TAKEN:
 		return nil
-	case len(results) == 1 && results[0] == gatewayv1.DeliverResponse_FULL:
-		return ErrFull
+	case len(results) == 1 && results[0] == gatewayv1.DeliverResponse_NO_SESSION:
+		return ErrGone
 	default:
 		return fmt.Errorf("deliver to device %d: %v", device, results)
 	}
