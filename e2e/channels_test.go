@@ -40,6 +40,7 @@ type vendorApp struct {
 	vendors  *rig.Vendors
 	sender   *rig.Sender
 	phones   []string          // tokens
+	secrets  []string          // the phones'
 	devices  map[string]string // the phones' tokens by channel token
 }
 
@@ -57,7 +58,7 @@ func startChannels(t *testing.T, phones int) []*vendorApp {
 	for i, c := range channels {
 		config := strings.NewReplacer("{url}", vendors.URLs[c.name], "{ca}", vendors.CA).Replace(c.config)
 		apps[i] = &vendorApp{
-			App: cluster.CreateApp(t, c.name), channel: c.name, receipts: c.receipts, vendors: vendors, devices: map[string]string{},
+			App: cluster.CreateApp(t, c.name), channel: c.name, receipts: c.receipts, vendors: vendors,
 			sender: cluster.StartSender(t, c.name, config+"\nbatch: 20\nconcurrency: 4\ntries: 100\nfirst_retry: 100ms\nlongest_retry: 1s\n"+
 				"breaker_after: 3\nbreaker_for: 1s\n"),
 		}
@@ -70,13 +71,13 @@ func startChannels(t *testing.T, phones int) []*vendorApp {
 // register registers phones over HTTPS, as the app on a phone without a connection does.
 func (a *vendorApp) register(t *testing.T, n int) {
 	t.Helper()
-	a.phones = make([]string, n)
+	a.phones, a.secrets, a.devices = make([]string, n), make([]string, n), map[string]string{}
 	channelTokens := a.vendors.Tokens(t, a.App, a.channel, n)
 	var group errgroup.Group
 	group.SetLimit(8)
 	for i, channelToken := range channelTokens {
 		group.Go(func() (err error) {
-			a.phones[i], _, err = registerPhone(a.App, rand.Text(), a.channel, channelToken)
+			a.phones[i], a.secrets[i], err = registerPhone(a.App, a.channel, channelToken)
 			return err
 		})
 	}
@@ -89,9 +90,9 @@ func (a *vendorApp) register(t *testing.T, n int) {
 }
 
 // registerPhone registers a phone with its maker's token, and returns its own with its secret.
-func registerPhone(app *rig.App, installID, channel, channelToken string) (token, secret string, err error) {
+func registerPhone(app *rig.App, channel, channelToken string) (token, secret string, err error) {
 	body, err := json.Marshal(map[string]any{
-		"app": app.ID, "client_key": app.ClientKey, "install_id": installID,
+		"app": app.ID, "client_key": app.ClientKey, "install_id": rand.Text(),
 		"channel_tokens": []map[string]string{{"channel": channel, "token": channelToken, "environment": "production"}},
 	})
 	if err != nil {
