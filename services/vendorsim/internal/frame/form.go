@@ -46,6 +46,15 @@ func FormText(form url.Values, without ...string) string {
 	return string(text)
 }
 
+// Text returns a JSON text without its quotes, and any other JSON value as it is written: what a form would hold.
+func Text(value json.RawMessage) string {
+	var s string
+	if json.Unmarshal(value, &s) == nil {
+		return s
+	}
+	return string(value)
+}
+
 // PostJSON makes a call that carries a JSON document.
 func PostJSON(ctx context.Context, address string, document any) (*http.Request, error) {
 	body, err := json.Marshal(document)

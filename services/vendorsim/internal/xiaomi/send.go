@@ -113,22 +113,13 @@ func flat(fields map[string]json.RawMessage) message {
 		var inner map[string]json.RawMessage
 		if name == "extra" && json.Unmarshal(value, &inner) == nil {
 			for key, v := range inner {
-				m.Set("extra."+key, text(v))
+				m.Set("extra."+key, frame.Text(v))
 			}
 			continue
 		}
-		m.Set(name, text(value))
+		m.Set(name, frame.Text(value))
 	}
 	return m
-}
-
-// text returns a JSON text without its quotes, and anything else as it is written.
-func text(value json.RawMessage) string {
-	var s string
-	if json.Unmarshal(value, &s) == nil {
-		return s
-	}
-	return string(value)
 }
 
 func goodTopics(form url.Values) bool {
