@@ -19,20 +19,18 @@ import (
 	"github.com/halleypush/halley/services/senders/harmony"
 	"github.com/halleypush/halley/services/senders/honor"
 	"github.com/halleypush/halley/services/senders/huawei"
+	"github.com/halleypush/halley/services/senders/meizu"
+	"github.com/halleypush/halley/services/senders/oppo"
+	"github.com/halleypush/halley/services/senders/vivo"
 	"github.com/halleypush/halley/services/senders/xiaomi"
 	"github.com/halleypush/halley/services/vendorsim"
 )
 
-// embeddable is a channel whose sender can run in this process.
-type embeddable struct {
-	// load reads the channel's own configuration from the environment and makes its vendor; the rest of the configuration is
-	// base's. simulators is nil if the vendor is the real one.
-	load func(base sender.Config, simulators *vendorsim.Simulators) (sender.Config, sender.Vendor, error)
-	// simulated: the sender can be pointed to a simulator.
-	simulated bool
-}
+// embeddable reads the own configuration of a channel's sender from the environment, and makes its vendor; the rest of the
+// configuration is base's. simulators is nil if the vendor is the real one.
+type embeddable func(base sender.Config, simulators *vendorsim.Simulators) (sender.Config, sender.Vendor, error)
 
-// embeddables returns the channels whose senders can run in this process. A new one is added here, with what has to point to its
+// embeddables returns the channels whose senders can run in this process. A new one is added here, with what points it to its
 // simulator.
 func embeddables() map[string]embeddable {
 	return map[string]embeddable{
@@ -42,20 +40,30 @@ func embeddables() map[string]embeddable {
 			}),
 		channel.Harmony: embed(harmony.New, func(c *harmony.Config) *sender.Config { return &c.Config },
 			func(c *harmony.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Harmony) }),
-		channel.Honor: embed(honor.New, func(c *honor.Config) *sender.Config { return &c.Config }, nil),
+		channel.Honor: embed(honor.New, func(c *honor.Config) *sender.Config { return &c.Config },
+			func(c *honor.Config, s *vendorsim.Simulators) {
+				c.URL, c.TokenURL = s.URL(channel.Honor), s.URL(channel.Honor)+"/auth/token"
+			}),
 		channel.Huawei: embed(huawei.New, func(c *huawei.Config) *sender.Config { return &c.Config },
 			func(c *huawei.Config, s *vendorsim.Simulators) {
 				c.URL, c.TokenURL = s.URL(channel.Huawei), s.URL(channel.Huawei)+"/oauth2/v3/token"
 			}),
-		channel.Xiaomi: embed(xiaomi.New, func(c *xiaomi.Config) *sender.Config { return &c.Config }, nil),
+		channel.Meizu: embed(meizu.New, func(c *meizu.Config) *sender.Config { return &c.Config },
+			func(c *meizu.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Meizu) }),
+		channel.OPPO: embed(oppo.New, func(c *oppo.Config) *sender.Config { return &c.Config },
+			func(c *oppo.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.OPPO) }),
+		channel.Vivo: embed(vivo.New, func(c *vivo.Config) *sender.Config { return &c.Config },
+			func(c *vivo.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Vivo) }),
+		channel.Xiaomi: embed(xiaomi.New, func(c *xiaomi.Config) *sender.Config { return &c.Config },
+			func(c *xiaomi.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Xiaomi) }),
 	}
 }
 
-// embed returns how the sender of a vendor's package runs in this process. simulate is nil if the vendor has no simulator.
+// embed returns how the sender of a vendor's package runs in this process.
 func embed[C any, V sender.Vendor](
 	construct func(*C) (V, error), common func(*C) *sender.Config, simulate func(*C, *vendorsim.Simulators),
 ) embeddable {
-	load := func(base sender.Config, simulators *vendorsim.Simulators) (sender.Config, sender.Vendor, error) {
+	return func(base sender.Config, simulators *vendorsim.Simulators) (sender.Config, sender.Vendor, error) {
 		c := new(C)
 		settings := common(c)
 		settings.ServiceToken = base.ServiceToken // without it the configuration is not good
@@ -77,7 +85,6 @@ func embed[C any, V sender.Vendor](
 		}
 		return *settings, vendor, nil
 	}
-	return embeddable{load, simulate != nil}
 }
 
 // channels returns the channels of the configuration that a sender is for. With simulators, those that have none are left
@@ -97,8 +104,7 @@ func (c *Config) channels() ([]string, error) {
 	}
 	slices.Sort(wanted)
 	return slices.DeleteFunc(slices.Compact(wanted), func(name string) bool {
-		e, known := all[name]
-		return !known || c.VendorSimulators && (!e.simulated || !slices.Contains(simulated, name))
+		return all[name] == nil || c.VendorSimulators && !slices.Contains(simulated, name)
 	}), nil
 }
 
@@ -142,7 +148,7 @@ func (u *up) newSenders(ctx context.Context, options []nats.Option) error {
 	u.senders = make(map[string]*sender.Sender, len(channels))
 	receipts := map[string]http.Handler{}
 	for _, name := range channels {
-		c, vendor, err := embeddables()[name].load(base, u.simulators)
+		c, vendor, err := embeddables()[name](base, u.simulators)
 		if err != nil {
 			return fmt.Errorf("sender of %s: %w", name, err)
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // simulated are the channels with a sender and a simulator. A new one is added here.
-var simulated = []string{"apns", "harmony", "huawei"}
+var simulated = []string{"apns", "harmony", "honor", "huawei", "xiaomi"}
 
 // TestChannelsOfAnApp sets, shows and takes away the credentials of every channel that has a simulator.
 func TestChannelsOfAnApp(t *testing.T) {
@@ -47,8 +47,8 @@ func TestChannelsOfAnApp(t *testing.T) {
 	refused("credential.app_secret: is missing", "channel", "set", "huawei", "--app-id", "1")
 	refused("credential.urgnet: there is no such field", "channel", "set", "huawei", "--credential", file(t, `{"urgnet": true}`))
 	refused("credential.key", "channel", "set", "apns", "--bundle-id", "com.example.app", "--key", file(t, "no key"))
-	refused("no sender of meizu answers", "channel", "set", "meizu", "--credential", file(t, `{"app_id": "1"}`))
-	if shown := must("channel", "set", "meizu", "--credential", file(t, `{"app_id": "1"}`), "--unchecked"); !strings.Contains(shown, "checked      no") {
+	refused("no sender of webpush answers", "channel", "set", "webpush", "--credential", file(t, `{"app_id": "1"}`))
+	if shown := must("channel", "set", "webpush", "--credential", file(t, `{"app_id": "1"}`), "--unchecked"); !strings.Contains(shown, "checked      no") {
 		t.Errorf("a credential that nobody checked is shown as\n%s", shown)
 	}
 
@@ -71,7 +71,7 @@ func TestChannelsOfAnApp(t *testing.T) {
 	refused("credential", "channel", "set", "apns", "--simulator", control, "--team-id", "TEAM999999") // Apple does not know the team
 
 	all := must("channel", "list")
-	for _, name := range append(simulated, "meizu") {
+	for _, name := range append(simulated, "webpush") {
 		if !strings.Contains(all, name) {
 			t.Errorf("channel list does not have %s:\n%s", name, all)
 		}
@@ -82,8 +82,8 @@ func TestChannelsOfAnApp(t *testing.T) {
 	if shown := must("channel", "get", "huawei"); !strings.Contains(shown, "/receipts/huawei/demo/") {
 		t.Errorf("channel get huawei has no URL for receipts:\n%s", shown)
 	}
-	must("channel", "delete", "meizu")
-	refused("CHANNEL_NOT_SET", "channel", "get", "meizu")
+	must("channel", "delete", "webpush")
+	refused("CHANNEL_NOT_SET", "channel", "get", "webpush")
 }
 
 // file returns the path of a file with a text.

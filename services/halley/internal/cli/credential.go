@@ -46,10 +46,12 @@ func (f credentialField) usage() string {
 
 // What several channels have.
 var (
-	category = credentialField{"category", textField, "the vendor's class of messages, for notifications without a channel id"}
-	badge    = credentialField{"badge_class", textField, "activity that the launcher starts; without it there are no badges"}
-	account  = credentialField{"service_account", jsonField, "the service account, as the console gives it"}
-	receipts = []credentialField{
+	appID     = credentialField{"app_id", textField, "the app's id"}
+	appSecret = credentialField{"app_secret", textField, "the app's secret"}
+	category  = credentialField{"category", textField, "the vendor's class of messages, for notifications without a channel id"}
+	badge     = credentialField{"badge_class", textField, "activity that the launcher starts; without it there are no badges"}
+	account   = credentialField{"service_account", jsonField, "the service account, as the console gives it"}
+	receipts  = []credentialField{
 		{"receipt_user", textField, "user name of the receipts' callback"},
 		{"receipt_key", textField, "key that receipts are signed with"},
 		{"receipt_id", textField, "which one of the project's callbacks"},
@@ -70,8 +72,8 @@ func credentialFields(name string) []credentialField {
 		}
 	case channel.Huawei:
 		return append([]credentialField{
-			{"app_id", textField, "the app's id"},
-			{"app_secret", textField, "the app's secret"},
+			appID,
+			appSecret,
 			{"project_id", textField, "the project's id; with it API v2 is used"},
 			{"urgent", boolField, "true: Huawei has granted the app high importance"},
 			badge, category,
@@ -80,14 +82,33 @@ func credentialFields(name string) []credentialField {
 		return append([]credentialField{account, category}, receipts...)
 	case channel.Honor:
 		return []credentialField{
-			{"app_id", textField, "the app's id"},
+			appID,
 			{"client_id", textField, "the client's id"},
 			{"client_secret", textField, "the client's secret"},
 			badge, category,
 		}
+	case channel.Meizu:
+		return []credentialField{
+			appID, appSecret,
+			{"region", textField, "china (default) or overseas"},
+			{"receipt_token", textField, "the access_token of receipts, as in the console"},
+			category,
+		}
+	case channel.OPPO:
+		return []credentialField{
+			{"app_key", textField, "the app's key"}, {"master_secret", textField, "the app's master secret"}, category,
+		}
+	case channel.Vivo:
+		return []credentialField{
+			appID,
+			{"app_key", textField, "the app's key"},
+			appSecret,
+			{"receipt_id", textField, "the id of the receipts' address, as in the console"},
+			category,
+		}
 	case channel.Xiaomi:
 		return []credentialField{
-			{"app_secret", textField, "the app's secret"},
+			appSecret,
 			{"package", textField, "the app's package"},
 			{"region", textField, "china (default), global, europe, india or russia"},
 			category,

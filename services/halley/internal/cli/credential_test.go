@@ -14,6 +14,9 @@ import (
 	"github.com/halleypush/halley/services/senders/harmony"
 	"github.com/halleypush/halley/services/senders/honor"
 	"github.com/halleypush/halley/services/senders/huawei"
+	"github.com/halleypush/halley/services/senders/meizu"
+	"github.com/halleypush/halley/services/senders/oppo"
+	"github.com/halleypush/halley/services/senders/vivo"
 	"github.com/halleypush/halley/services/senders/xiaomi"
 )
 
@@ -72,6 +75,9 @@ func TestEveryFlagIsAFieldOfItsSender(t *testing.T) {
 		channel.Harmony: vendor(harmony.New),
 		channel.Honor:   vendor(honor.New),
 		channel.Huawei:  vendor(huawei.New),
+		channel.Meizu:   vendor(meizu.New),
+		channel.OPPO:    vendor(oppo.New),
+		channel.Vivo:    vendor(vivo.New),
 		channel.Xiaomi:  vendor(xiaomi.New),
 	}
 	for _, name := range channel.Vendors() {

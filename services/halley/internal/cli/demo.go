@@ -23,7 +23,7 @@ const (
 	// demoDevices is how many phones the demonstration connects; the last one is away at first.
 	demoDevices = 20
 	// demoWithin bounds the demonstration.
-	demoWithin = 50 * time.Second
+	demoWithin = 2 * time.Minute
 )
 
 func newDemo(g *globals) *cobra.Command {

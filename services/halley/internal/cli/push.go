@@ -142,7 +142,7 @@ func (p *pushFlags) audience() (*pushv1.Audience, error) {
 
 // watch shows how a push proceeds, until it has ended, every device has it, or the time is over.
 func watch(ctx context.Context, g *globals, business *client.Client, id string, within time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := context.WithTimeoutCause(ctx, within, errNotReached)
 	defer cancel()
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
@@ -171,7 +171,7 @@ func watch(ctx context.Context, g *globals, business *client.Client, id string, 
 		break
 	}
 	if push == nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if g.output == "json" {
 		if err := g.print(push, nil); err != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -21,21 +22,30 @@ type Simulators struct{ control string }
 // At returns the simulators with the control API at a URL.
 func At(control string) *Simulators { return &Simulators{strings.TrimSuffix(control, "/")} }
 
-// console is what a vendor's console asks for, and which parts of what it gives out make the sender's credential.
+// console is what a vendor's console asks for, and how the sender's credential comes from what it gives out.
 type console struct {
-	app        map[string]any    // beside the app's name
-	credential map[string]string // the sender's field: the console's
+	app   map[string]any    // beside the app's name
+	given map[string]string // the sender's field: the console's
+	fixed map[string]any    // what the sender has to be told beside that
 }
+
+// appPackage is the app's name with the vendors.
+const appPackage = "com.example.app"
 
 // consoles returns the channels whose credentials are understood. A new one is added here.
 func consoles() map[string]console {
 	return map[string]console{
 		channel.APNs: {
-			app:        map[string]any{"bundle_id": "com.example.app"},
-			credential: map[string]string{"bundle_id": "bundle_id", "key": "key", "key_id": "key_id", "team_id": "team_id"},
+			app:   map[string]any{"bundle_id": appPackage},
+			given: map[string]string{"bundle_id": "bundle_id", "key": "key", "key_id": "key_id", "team_id": "team_id"},
 		},
-		channel.Huawei:  {credential: map[string]string{"app_id": "client_id", "app_secret": "client_secret"}},
-		channel.Harmony: {app: map[string]any{"key_bits": 2048}, credential: map[string]string{"service_account": "service_account"}},
+		channel.Harmony: {app: map[string]any{"key_bits": 2048}, given: map[string]string{"service_account": "service_account"}},
+		channel.Honor:   {given: map[string]string{"app_id": "app_id", "client_id": "client_id", "client_secret": "client_secret"}},
+		channel.Huawei:  {given: map[string]string{"app_id": "client_id", "app_secret": "client_secret"}},
+		channel.Xiaomi: {
+			app:   map[string]any{"packages": []string{appPackage}},
+			given: map[string]string{"app_secret": "app_secret"}, fixed: map[string]any{"package": appPackage},
+		},
 	}
 }
 
@@ -68,15 +78,14 @@ func (s *Simulators) Credential(ctx context.Context, name, app string) (map[stri
 	}
 	if document == nil {
 		document = map[string]any{"app": app}
-		for field, value := range c.app {
-			document[field] = value
-		}
+		maps.Copy(document, c.app)
 		if err := s.call(ctx, http.MethodPost, "/v1/"+name+"/apps", document, &document); err != nil {
 			return nil, err
 		}
 	}
-	credential := make(map[string]any, len(c.credential))
-	for field, from := range c.credential {
+	credential := map[string]any{}
+	maps.Copy(credential, c.fixed)
+	for field, from := range c.given {
 		credential[field] = document[from]
 	}
 	return credential, nil
