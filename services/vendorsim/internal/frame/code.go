@@ -15,6 +15,7 @@ const (
 	RetryLater    Group = "retry later"
 	Rate          Group = "rate"
 	Quota         Group = "quota"         // spent until the next day
+	Hours         Group = "hours"         // not at this time of day
 	Refresh       Group = "refresh"       // a new token or JWT once, then it is the configuration
 	Configuration Group = "configuration" // credential, rights, account: no retry, alarm
 	TokenInvalid  Group = "token invalid" // remove the token
