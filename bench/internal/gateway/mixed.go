@@ -109,14 +109,15 @@ func (b *bench) directly(ctx context.Context, h *halley, few *crowd, first int) 
 // directlyMeanwhile does so while one broadcast follows the other. It also returns how many of their messages a second there
 // were.
 func (b *bench) directlyMeanwhile(ctx context.Context, h *halley, few, many *crowd) (p99, rate float64, err error) {
-	group, ctx := errgroup.WithContext(ctx)
-	broadcasting, stop := context.WithCancel(ctx)
+	group, meanwhile := errgroup.WithContext(ctx)
+	broadcasting, stop := context.WithCancel(meanwhile)
+	defer stop()
 	started := make(chan struct{})
 	begin := time.Now()
 	broadcasts := 0
 	group.Go(func() error {
 		for broadcasting.Err() == nil {
-			if err := b.broadcastAhead(ctx, h, many, broadcasts); err != nil {
+			if err := b.broadcastAhead(meanwhile, h, many, broadcasts); err != nil {
 				return err
 			}
 			if broadcasts++; broadcasts == ahead {
@@ -129,10 +130,10 @@ func (b *bench) directlyMeanwhile(ctx context.Context, h *halley, few, many *cro
 		defer stop()
 		select {
 		case <-started:
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-meanwhile.Done():
+			return meanwhile.Err()
 		}
-		p99, err = b.directly(ctx, h, few, many.n)
+		p99, err = b.directly(meanwhile, h, few, many.n)
 		return err
 	})
 	if err := group.Wait(); err != nil {
