@@ -10,6 +10,7 @@ import (
 	"github.com/halleypush/halley/services/vendorsim/internal/harmony"
 	"github.com/halleypush/halley/services/vendorsim/internal/honor"
 	"github.com/halleypush/halley/services/vendorsim/internal/huawei"
+	"github.com/halleypush/halley/services/vendorsim/internal/meizu"
 	"github.com/halleypush/halley/services/vendorsim/internal/oppo"
 	"github.com/halleypush/halley/services/vendorsim/internal/vivo"
 	"github.com/halleypush/halley/services/vendorsim/internal/webpush"
@@ -38,6 +39,7 @@ func vendors() map[string]vendor {
 		"harmony": {make: func(f *frame.Frame) frame.Vendor { return harmony.New(f) }, codes: harmony.Codes},
 		"honor":   {make: func(f *frame.Frame) frame.Vendor { return honor.New(f) }, codes: honor.Codes},
 		"huawei":  {make: func(f *frame.Frame) frame.Vendor { return huawei.New(f) }, codes: huawei.Codes},
+		"meizu":   {make: func(f *frame.Frame) frame.Vendor { return meizu.New(f) }, codes: meizu.Codes},
 		"oppo":    {make: func(f *frame.Frame) frame.Vendor { return oppo.New(f) }, codes: oppo.Codes},
 		"vivo":    {make: func(f *frame.Frame) frame.Vendor { return vivo.New(f) }, codes: vivo.Codes},
 		"webpush": {make: func(f *frame.Frame) frame.Vendor { return webpush.New(f) }, codes: webpush.Codes},

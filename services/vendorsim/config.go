@@ -13,7 +13,7 @@ import (
 
 // Config is what the simulators need. config.Load fills it from a YAML file and HALLEY_… variables.
 type Config struct {
-	Channels []string `yaml:"channels" env:"VENDORSIM_CHANNELS" default:"apns=127.0.0.1:9201,apns_sandbox=127.0.0.1:9202,fcm=127.0.0.1:9203,huawei=127.0.0.1:9204,harmony=127.0.0.1:9205,webpush=127.0.0.1:9206,honor=127.0.0.1:9207,xiaomi=127.0.0.1:9208,oppo=127.0.0.1:9209,vivo=127.0.0.1:9210" doc:"the channels to simulate, each channel=address; port 0 takes any that is free"`
+	Channels []string `yaml:"channels" env:"VENDORSIM_CHANNELS" default:"apns=127.0.0.1:9201,apns_sandbox=127.0.0.1:9202,fcm=127.0.0.1:9203,huawei=127.0.0.1:9204,harmony=127.0.0.1:9205,webpush=127.0.0.1:9206,honor=127.0.0.1:9207,xiaomi=127.0.0.1:9208,oppo=127.0.0.1:9209,vivo=127.0.0.1:9210,meizu=127.0.0.1:9211" doc:"the channels to simulate, each channel=address; port 0 takes any that is free"`
 	TLS      []string `yaml:"tls" env:"VENDORSIM_TLS" doc:"channels that are served over TLS; apns and apns_sandbox always are"`
 	Hosts    []string `yaml:"hosts" env:"VENDORSIM_HOSTS" default:"127.0.0.1,localhost" doc:"names and addresses in the servers' certificates"`
 	Control  string   `yaml:"control" env:"VENDORSIM_CONTROL" default:"127.0.0.1:9200" doc:"address of the control API; must be loopback, because it hands out keys"`

@@ -40,7 +40,7 @@ func (s *Simulator) receipts(n *sending) {
 			continue
 		}
 		s.courier.Add(frame.Receipt{To: code + "\n" + address, Item: receipt{
-			task: n.task, param: n.Extra.Param, target: t.Token, newer: newer, kind: kind, time: s.frame.Now().UnixMilli(),
+			task: n.task, param: n.Extra.Param, target: strings.TrimPrefix(t.Token, aliasPrefix), newer: newer, kind: kind, time: s.frame.Now().UnixMilli(),
 		}})
 	}
 }

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
 )
 
 // testDaily is how many test messages an app may send in a day, by classification.
 var testDaily = [...]int{100, 10_000}
+
+// aliasPrefix begins aliases in the record.
+const aliasPrefix = "alias:"
 
 // sending is a message on its way to devices.
 type sending struct {
@@ -34,7 +38,7 @@ func (s *Simulator) send(w http.ResponseWriter, r *http.Request, a *app, body []
 	}
 	token := m.RegID
 	if token == "" && m.Alias != "" {
-		token = "alias:" + m.Alias
+		token = aliasPrefix + m.Alias
 	}
 	if token == "" {
 		s.answer(w, badArgument)
@@ -101,7 +105,7 @@ func (s *Simulator) list(w http.ResponseWriter, r *http.Request, a *app, body []
 	tokens := call.RegIDs
 	if len(tokens) == 0 {
 		for _, alias := range call.Aliases {
-			tokens = append(tokens, "alias:"+alias)
+			tokens = append(tokens, aliasPrefix+alias)
 		}
 	}
 	draft, ok := s.drafts.Get(a.Name, call.TaskID)
@@ -169,7 +173,7 @@ type user struct {
 
 func invalid(t frame.Target) user {
 	status, _ := number(t.Code).(int) // the statuses are numbers
-	return user{Status: status, UserID: t.Token}
+	return user{Status: status, UserID: strings.TrimPrefix(t.Token, aliasPrefix)}
 }
 
 // decide asks what becomes of a message and its targets. Test messages reach test devices alone.

@@ -45,7 +45,7 @@ func (s *Simulator) receipts(q *request, list frame.Sorted, id string) {
 			to += "\n" + m.extra("callback.param") // messages of one id can stand in one call only if they have one param
 		}
 		s.courier.Add(frame.Receipt{To: to, Item: receipt{
-			message: id, param: m.extra("callback.param"), jobKey: m.extra("jobkey"), target: t.Token, time: s.frame.Now().UnixMilli(),
+			message: id, param: m.extra("callback.param"), jobKey: m.extra("jobkey"), target: strings.TrimPrefix(t.Token, q.kind.prefix), time: s.frame.Now().UnixMilli(),
 		}})
 	}
 }

@@ -163,6 +163,9 @@ func (s *Simulator) accept(w http.ResponseWriter, r *http.Request, q *request) {
 	s.receipts(q, list, id)
 	data := map[string]any{"id": id}
 	if bad := list.Bad()[badRegids]; len(bad) > 0 {
+		for i := range bad {
+			bad[i] = strings.TrimPrefix(bad[i], q.kind.prefix)
+		}
 		data["bad_regids"] = strings.Join(bad, ",")
 		s.frame.Answered(badRegids, len(bad))
 	}

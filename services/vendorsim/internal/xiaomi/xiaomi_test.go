@@ -215,6 +215,21 @@ func TestOtherTargets(t *testing.T) {
 			t.Errorf("%s: recorded %v", c.path, got)
 		}
 	}
+	receiver := frametest.NewReceiver(t)
+	r.Form("/v3/message/alias", r.key(), notice("alias", "ann", "extra.callback", receiver.URL))
+	for _, s := range statuses(t, receiver.Next(t)) {
+		if s.Targets != "ann" {
+			t.Errorf("the receipt of an alias is for %s", s.Targets)
+		}
+	}
+	r.Patch(`{"invalid_share":0.5}`)
+	names := "a0"
+	for i := range 20 {
+		names += fmt.Sprint(",a", i+1)
+	}
+	if a := r.Form("/v3/message/alias", r.key(), notice("alias", names)); data(t, a).Bad == "" || strings.Contains(a.Body, ":a") {
+		t.Errorf("answered %s", a.Body)
+	}
 }
 
 func TestAMessageForEachTarget(t *testing.T) {
