@@ -41,25 +41,30 @@ func (d *Devices) Tokens(app string, n int) ([]any, error) {
 	}
 	tokens := make([]any, n)
 	for i := range tokens {
-		tokens[i] = d.prefix + Mark(app) + rand.Text()
+		tokens[i] = d.prefix + Mark(app) + rand.Text() + rand.Text()
 	}
 	return tokens, nil
 }
 
-// Legal says whether a token could be one of an app's. Others than the simulator's own are good for every app.
-func (d *Devices) Legal(token, app string) bool {
-	directive := strings.HasPrefix(token, directivePrefix)
-	if token == "" || len(token) > maxTokenLength || strings.ContainsAny(token, " \t\r\n") && !directive {
-		return false
-	}
+// Legal says whether a token could be one of an app's.
+func (d *Devices) Legal(token, app string) bool { return WellFormed(token) && !d.Foreign(token, app) }
+
+// WellFormed says whether a token has the form of one.
+func WellFormed(token string) bool {
+	return token != "" && len(token) <= maxTokenLength &&
+		(strings.HasPrefix(token, directivePrefix) || !strings.ContainsAny(token, " \t\r\n"))
+}
+
+// Foreign says whether a token was made for another app. Others than the simulator's own are good for every app.
+func (d *Devices) Foreign(token, app string) bool {
 	rest, own := strings.CutPrefix(token, d.prefix)
 	if !own || len(rest) < MarkLength {
-		return true
+		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	owner, known := d.apps[rest[:MarkLength]]
-	return !known || owner == app
+	return known && owner != app
 }
 
 // Targets are the tokens of a request, and what is needed to sort them.

@@ -27,11 +27,11 @@ type Simulator struct {
 	answers pushkit.Answers
 	courier *frame.Courier
 	daily   *frame.Daily
+	devices *frame.Devices
 
 	mu       sync.Mutex
 	projects map[string]*app // by project id
 	keys     map[string]*app // by key id
-	marks    map[string]string
 }
 
 var _ frame.Vendor = (*Simulator)(nil)
@@ -39,8 +39,8 @@ var _ frame.Vendor = (*Simulator)(nil)
 // New returns a simulator without apps.
 func New(f *frame.Frame) *Simulator {
 	s := &Simulator{
-		frame: f, answers: pushkit.NewAnswers(f, Codes()), daily: frame.NewDaily(f.Now),
-		projects: make(map[string]*app), keys: make(map[string]*app), marks: make(map[string]string),
+		frame: f, answers: pushkit.NewAnswers(f, Codes()), daily: frame.NewDaily(f.Now), devices: frame.NewDevices("MAMzLg"),
+		projects: make(map[string]*app), keys: make(map[string]*app),
 	}
 	s.courier = f.NewCourier(pushkit.MaxStatuses, s.encode)
 	return s
@@ -110,10 +110,10 @@ func (s *Simulator) Register(document json.RawMessage) (any, error) {
 	if err := a.readKey(); err != nil {
 		return nil, err
 	}
+	s.devices.Know(a.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.projects[a.Account.ProjectID], s.keys[a.Account.KeyID] = &a, &a
-	s.marks[frame.Mark(a.Name)] = a.Name
 	return a, nil
 }
 
@@ -150,36 +150,15 @@ func (a *app) readKey() error {
 	return nil
 }
 
-// tokenPrefix begins the tokens that the simulator makes; a mark of the app follows.
-const tokenPrefix = "MAMzLg"
-
 // Tokens makes the tokens of new devices.
-func (s *Simulator) Tokens(name string, n int) ([]any, error) {
-	s.mu.Lock()
-	known := s.marks[frame.Mark(name)] == name
-	s.mu.Unlock()
-	if !known {
-		return nil, fmt.Errorf("app %q is not registered", name)
-	}
-	tokens := make([]any, n)
-	for i := range tokens {
-		tokens[i] = tokenPrefix + frame.Mark(name) + rand.Text() + rand.Text() + rand.Text()
-	}
-	return tokens, nil
-}
+func (s *Simulator) Tokens(app string, n int) ([]any, error) { return s.devices.Tokens(app, n) }
 
-// refused says why a token cannot be one of an app's; empty: it can. Others than the simulator's own are good for every app.
-func (s *Simulator) refused(token, name string) string {
-	if token == "" || len(token) > maxTokenLength || strings.ContainsAny(token, " \t\r\n") && !strings.HasPrefix(token, "sim:") {
+// refused says why a token cannot be one of an app's; empty: it can.
+func (s *Simulator) refused(token, app string) string {
+	switch {
+	case !frame.WellFormed(token):
 		return badFormat
-	}
-	rest, own := strings.CutPrefix(token, tokenPrefix)
-	if !own || len(rest) < frame.MarkLength {
-		return ""
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if owner, known := s.marks[rest[:frame.MarkLength]]; known && owner != name {
+	case s.devices.Foreign(token, app):
 		return noRight
 	}
 	return ""

@@ -9,7 +9,6 @@ import (
 const (
 	maxTokens      = 1000
 	maxTestTokens  = 10
-	maxTokenLength = 4096 // bytes; the sheet has none
 	maxBody        = 4096 // bytes, without tokens
 	maxTTL         = 1296000
 	maxCollapseKey = 100

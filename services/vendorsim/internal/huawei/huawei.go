@@ -22,10 +22,10 @@ type Simulator struct {
 	courier *frame.Courier
 	daily   *frame.Daily
 	logins  *logins
+	devices *frame.Devices
 
 	mu      sync.Mutex
 	clients map[string]*app // by client id, which is the app id
-	marks   map[string]string
 }
 
 var _ frame.Vendor = (*Simulator)(nil)
@@ -34,7 +34,7 @@ var _ frame.Vendor = (*Simulator)(nil)
 func New(f *frame.Frame) *Simulator {
 	s := &Simulator{
 		frame: f, answers: pushkit.NewAnswers(f, Codes()), daily: frame.NewDaily(f.Now), logins: &logins{now: f.Now, calls: make(map[string]window)},
-		clients: make(map[string]*app), marks: make(map[string]string),
+		devices: frame.NewDevices("IQAAAACy"), clients: make(map[string]*app),
 	}
 	s.courier = f.NewCourier(pushkit.MaxStatuses, s.encode)
 	return s
@@ -97,45 +97,15 @@ func (s *Simulator) Register(document json.RawMessage) (any, error) {
 			*made = strings.ToLower(rand.Text()[:18])
 		}
 	}
+	s.devices.Know(a.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clients[a.ClientID] = &a
-	s.marks[frame.Mark(a.Name)] = a.Name
 	return a, nil
 }
 
 // Tokens makes the tokens of new devices.
-func (s *Simulator) Tokens(name string, n int) ([]any, error) {
-	s.mu.Lock()
-	known := s.marks[frame.Mark(name)] == name
-	s.mu.Unlock()
-	if !known {
-		return nil, fmt.Errorf("app %q is not registered", name)
-	}
-	tokens := make([]any, n)
-	for i := range tokens {
-		tokens[i] = tokenPrefix + frame.Mark(name) + rand.Text() + rand.Text() + rand.Text() + rand.Text()
-	}
-	return tokens, nil
-}
-
-// tokenPrefix begins the tokens that the simulator makes; a mark of the app follows.
-const tokenPrefix = "IQAAAACy"
-
-// legal says whether a token could be one of an app's. Others than the simulator's own are good for every app.
-func (s *Simulator) legal(token, name string) bool {
-	if token == "" || len(token) > maxTokenLength || strings.ContainsAny(token, " \t\r\n") && !strings.HasPrefix(token, "sim:") {
-		return false
-	}
-	rest, own := strings.CutPrefix(token, tokenPrefix)
-	if !own || len(rest) < frame.MarkLength {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	owner, known := s.marks[rest[:frame.MarkLength]]
-	return !known || owner == name
-}
+func (s *Simulator) Tokens(app string, n int) ([]any, error) { return s.devices.Tokens(app, n) }
 
 // status is a receipt in V1 of the protocol.
 type status struct {

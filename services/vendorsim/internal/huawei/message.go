@@ -10,7 +10,6 @@ import (
 // The limits of the sheet.
 const (
 	maxTokens      = 1000
-	maxTokenLength = 4096 // bytes; the sheet has none
 	maxBody        = 4096 // bytes, without tokens
 	maxTTL         = 1296000
 	maxCollapseKey = 100

@@ -49,66 +49,37 @@ func (s *Simulator) send(w http.ResponseWriter, r *http.Request, version, id str
 	s.accept(w, r, a, e, body)
 }
 
-// device is one token of a request and what becomes of it.
-type device struct {
-	token   string
-	receipt string // its code
-}
-
 // accept answers a good request.
 func (s *Simulator) accept(w http.ResponseWriter, r *http.Request, a *app, e envelope, body []byte) {
 	m := e.Message
-	request := s.frame.ForRequest(a.Name, m.title())
-	if !frame.Pause(r.Context(), request.Delay) {
+	list, code, err := s.frame.Decide(r.Context(), s.devices, m.title(), frame.Targets{
+		App: a.Name, Tokens: m.tokens, Dead: illegalTokens, Foreign: illegalTokens, Codes: Codes(),
+	})
+	if err != nil {
 		return
 	}
-	if request.Code != "" && request.Code != success {
-		s.answer(w, request.Code)
-		return
-	}
-	good, illegal, code := s.sort(r, a, m, request.Receipt)
 	if code != "" {
 		s.answer(w, code)
 		return
 	}
+	id, good, illegal := pushkit.RequestID(s.frame.Now()), list.Good(), list.Bad()[illegalTokens]
 	if e.ValidateOnly {
-		s.finish(w, pushkit.RequestID(s.frame.Now()), len(good), illegal)
+		s.finish(w, id, len(good), illegal)
 		return
 	}
 	if n := max(len(good), 1); s.frame.Admit(a.Name, n) == frame.OverRate { // a topic counts as one
 		s.answer(w, traffic)
 		return
 	}
-	id := pushkit.RequestID(s.frame.Now())
 	if len(good) > 0 || len(m.tokens) == 0 {
 		s.record(r, a, m, good, id, body)
 	}
-	for _, d := range good {
-		s.receipt(a, m, d, id)
+	for _, t := range list {
+		if t.Code == "" {
+			s.receipt(a, m, t, id)
+		}
 	}
 	s.finish(w, id, len(good), illegal)
-}
-
-// sort asks what becomes of each token. A code that is not about the token itself answers the whole request.
-func (s *Simulator) sort(r *http.Request, a *app, m *message, receipt string) (good []device, illegal []string, code string) {
-	for _, token := range m.tokens {
-		v := s.frame.ForToken(a.Name, token)
-		switch {
-		case !frame.Pause(r.Context(), v.Delay):
-			return nil, nil, traffic
-		case v.Invalid || v.Code == illegalTokens || !s.legal(token, a.Name):
-			illegal = append(illegal, token)
-			continue
-		case v.Code != "" && v.Code != success:
-			return nil, nil, v.Code
-		}
-		d := device{token: token, receipt: receipt}
-		if v.Receipt != "" {
-			d.receipt = v.Receipt
-		}
-		good = append(good, d)
-	}
-	return good, illegal, ""
 }
 
 // finish writes success, partial success, or that all tokens are bad.
@@ -129,11 +100,7 @@ func (s *Simulator) finish(w http.ResponseWriter, id string, good int, illegal [
 	s.answers.Message(w, name, id, message)
 }
 
-func (s *Simulator) record(r *http.Request, a *app, m *message, good []device, id string, body []byte) {
-	tokens := make([]string, len(good))
-	for i, d := range good {
-		tokens[i] = d.token
-	}
+func (s *Simulator) record(r *http.Request, a *app, m *message, tokens []string, id string, body []byte) {
 	if len(m.tokens) == 0 {
 		tokens = []string{"topic:" + m.Topic + m.Condition}
 	}
@@ -144,17 +111,17 @@ func (s *Simulator) record(r *http.Request, a *app, m *message, good []device, i
 }
 
 // receipt queues the receipt of a device, if the app has a receiver.
-func (s *Simulator) receipt(a *app, m *message, d device, id string) {
-	code := d.receipt
+func (s *Simulator) receipt(a *app, m *message, t frame.Target, id string) {
+	code := t.Receipt
 	switch {
 	case code != "":
 	case m.Android.TargetUserType == 1 && !s.daily.Take("test "+a.Name, testDaily):
 		code = "256"
-	case m.marketing() && a.MarketingDaily > 0 && !s.daily.Take("marketing "+a.Name+" "+d.token, a.MarketingDaily):
+	case m.marketing() && a.MarketingDaily > 0 && !s.daily.Take("marketing "+a.Name+" "+t.Token, a.MarketingDaily):
 		code = "256"
 	case s.frame.Switches().Limit.Daily > 0 && !s.daily.Take("app "+a.Name, int(s.frame.Switches().Limit.Daily)):
 		code = "256" // Huawei's daily caps show in receipts only
-	case !s.daily.Take("device "+a.Name+" "+d.token, deviceDaily):
+	case !s.daily.Take("device "+a.Name+" "+t.Token, deviceDaily):
 		code = "102"
 	default:
 		code = "0"
@@ -164,7 +131,7 @@ func (s *Simulator) receipt(a *app, m *message, d device, id string) {
 		return
 	}
 	s.courier.Add(frame.Receipt{To: receiver(a.ClientID, m.Android.ReceiptID), Item: status{
-		Token: d.token, Status: n, Timestamp: s.frame.Now().UnixMilli(), AppID: a.ClientID, Tag: m.Android.Tag, RequestID: id,
+		Token: t.Token, Status: n, Timestamp: s.frame.Now().UnixMilli(), AppID: a.ClientID, Tag: m.Android.Tag, RequestID: id,
 	}})
 }
 

@@ -66,7 +66,7 @@ func (s *Simulator) send(w http.ResponseWriter, r *http.Request, a *app, body []
 }
 
 // save stores the message of a list.
-func (s *Simulator) save(w http.ResponseWriter, r *http.Request, a *app, body []byte) {
+func (s *Simulator) save(w http.ResponseWriter, _ *http.Request, a *app, body []byte) {
 	m, ok := parse(body)
 	if !ok || m.ProfileID != "" {
 		s.answer(w, badArgument)
