@@ -49,6 +49,7 @@ const (
 type Vendor struct {
 	config *Config
 	client *http.Client
+	now    func() time.Time
 }
 
 var (
@@ -62,7 +63,7 @@ func New(c *Config) (*Vendor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vendor{config: c, client: client}, nil
+	return &Vendor{config: c, client: client, now: time.Now}, nil
 }
 
 // Channel returns "fcm".
@@ -135,7 +136,7 @@ func (v *Vendor) Parse(text []byte) (sender.Credential, error) {
 func (v *Vendor) library(project string) (*messaging.Client, error) {
 	ctx := context.Background() // it is used for nothing that takes time: there is nobody to authenticate with
 	app, err := firebase.NewApp(ctx, &firebase.Config{ProjectID: project},
-		option.WithEndpoint(strings.TrimSuffix(v.config.URL, "/")+"/v1"), option.WithHTTPClient(&http.Client{Transport: wire{v.client.Transport}}))
+		option.WithEndpoint(strings.TrimSuffix(v.config.URL, "/")+"/v1"), option.WithHTTPClient(&http.Client{Transport: wire{v.client}}))
 	if err != nil {
 		return nil, fmt.Errorf("firebase: %w", err)
 	}
@@ -157,7 +158,7 @@ func (v *Vendor) fetch(ctx context.Context, address, assertion string) (string, 
 
 // Send makes one request; a second one only if the access token has ended.
 func (v *Vendor) Send(ctx context.Context, given sender.Credential, m *sender.Message) []sender.Result {
-	message, err := messageOf(m)
+	message, err := messageOf(m, v.now())
 	if err != nil {
 		return sender.Same(m, sender.Result{Outcome: sender.Rejected, Code: err.Error()})
 	}
@@ -233,7 +234,7 @@ func read(m *sender.Message, a *sender.Answer) sender.Result {
 func (v *Vendor) Check(ctx context.Context, given sender.Credential) (note string, err error) {
 	c := given.(*credential)
 	m := &sender.Message{Sandbox: true, TTL: time.Minute, Targets: []sender.Target{{Token: "halley-check"}}}
-	message, err := messageOf(m)
+	message, err := messageOf(m, v.now())
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +66,7 @@ func answering(t *testing.T, status int, body string) (*vendortest.Server, *fcm.
 func TestRequestsAreWhatFCMDocuments(t *testing.T) {
 	t.Parallel()
 	s, v, c := answering(t, 200, success)
+	v.At(time.Unix(1732330000, 0))
 	v.Send(t.Context(), c, vendortest.Message(nil)) // fetches the access token
 	messages := vendortest.Messages()
 	delete(messages, "batch") // FCM takes one at a time
@@ -167,11 +170,32 @@ func TestOneAttemptIsOneRequest(t *testing.T) {
 	}
 }
 
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	s, _, _ := answering(t, 200, success)
+	other := httptest.NewServer(http.RedirectHandler(s.URL, http.StatusTemporaryRedirect))
+	t.Cleanup(other.Close)
+	c := vendortest.Config[fcm.Config](t)
+	c.URL = other.URL
+	v, err := fcm.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vendortest.Outcomes(t, v.Send(t.Context(), vendortest.Credential(t, v, setting(t, s)), vendortest.Message(nil)), sender.Retry)
+	if n := len(s.Requests()); n != 1 { // for the access token
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestWhatFCMWouldRefuseIsNotSent(t *testing.T) {
 	t.Parallel()
 	s, v, c := answering(t, 200, success)
-	m := vendortest.Message(func(m *sender.Message) { m.Payload = strings.Repeat("x", 4096) })
-	vendortest.Outcomes(t, v.Send(t.Context(), c, m), sender.Rejected)
+	for _, m := range []*sender.Message{
+		vendortest.Message(func(m *sender.Message) { m.Payload = strings.Repeat("x", 4096) }),
+		vendortest.Message(func(m *sender.Message) { m.Notification.Body = strings.Repeat("我", 1400) }),
+	} {
+		vendortest.Outcomes(t, v.Send(t.Context(), c, m), sender.Rejected)
+	}
 	if len(s.Requests()) > 0 {
 		t.Error("FCM was asked")
 	}

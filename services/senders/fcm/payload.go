@@ -12,11 +12,11 @@ import (
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 )
 
-// maxData bounds what the app gets, in bytes (from memory); FCM refuses more.
-const maxData = 4096
+// maxPayload bounds the texts and the data together, in bytes (from memory); FCM refuses more.
+const maxPayload = 4096
 
 // messageOf returns the message for a device, which may be an Android phone, an Apple device or a browser.
-func messageOf(m *sender.Message) (*messaging.Message, error) {
+func messageOf(m *sender.Message, now time.Time) (*messaging.Message, error) {
 	data := m.AppFields()
 	n := m.Notification
 	if click := n.GetClick(); click.GetType() != pushv1.Click_APP && click.GetValue() != "" {
@@ -26,14 +26,14 @@ func messageOf(m *sender.Message) (*messaging.Message, error) {
 		}
 		data["click"] = string(text)
 	}
-	size := 0
+	size := len(n.GetTitle()) + len(n.GetBody()) + len(n.GetImage())
 	for name, value := range data {
 		size += len(name) + len(value)
 	}
-	if size > maxData {
-		return nil, fmt.Errorf("the data has %d bytes, more than the %d that FCM takes", size, maxData)
+	if size > maxPayload {
+		return nil, fmt.Errorf("the message has %d bytes, more than the %d that FCM takes", size, maxPayload)
 	}
-	message := &messaging.Message{Token: m.Targets[0].Token, Data: data, Android: android(m), APNS: apns(m), Webpush: webpush(m)}
+	message := &messaging.Message{Token: m.Targets[0].Token, Data: data, Android: android(m), APNS: apns(m, now), Webpush: webpush(m)}
 	if n != nil {
 		message.Notification = &messaging.Notification{Title: n.GetTitle(), Body: n.GetBody(), ImageURL: n.GetImage()}
 	}
@@ -66,8 +66,8 @@ func android(m *sender.Message) *messaging.AndroidConfig {
 	return config
 }
 
-func apns(m *sender.Message) *messaging.APNSConfig {
-	headers := map[string]string{"apns-expiration": strconv.FormatInt(m.SentAt.Add(m.TTL).Unix(), 10), "apns-priority": "10"}
+func apns(m *sender.Message, now time.Time) *messaging.APNSConfig {
+	headers := map[string]string{"apns-expiration": strconv.FormatInt(now.Add(m.TTL).Unix(), 10), "apns-priority": "10"}
 	if m.CollapseKey != "" && len(m.CollapseKey) <= 64 {
 		headers["apns-collapse-id"] = m.CollapseKey
 	}

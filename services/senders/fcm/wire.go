@@ -2,7 +2,6 @@ package fcm
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,7 +23,7 @@ type exchangeKey struct{}
 // wire is below Google's library, which builds and checks messages. It puts the push's override over them, which may hold fields
 // that the library does not know, and keeps the answer for us: the library's own retries would hold the runtime's attempt back, so
 // it hears of success only.
-type wire struct{ next http.RoundTripper }
+type wire struct{ client *http.Client }
 
 // taken is what the library hears.
 const taken = `{"name":"taken"}`
@@ -52,8 +51,7 @@ func (w wire) make(r *http.Request, x *exchange) (*sender.Answer, error) {
 			return nil, err
 		}
 	}
-	ctx := context.WithValue(r.Context(), exchangeKey{}, nil)
-	return sender.Post(ctx, &http.Client{Transport: w.next}, r.URL.String(), sender.JSON, body, "Authorization", "Bearer "+x.token)
+	return sender.Post(r.Context(), w.client, r.URL.String(), sender.JSON, body, "Authorization", "Bearer "+x.token)
 }
 
 // merge puts an override over the message; its target stays.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/halleypush/halley/pkg/sender"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
@@ -13,9 +14,9 @@ import (
 
 // payload returns what the service worker gets: a message as phones get it over the own connection (docs/device-protocol.md). The
 // override is merged into it.
-func payload(m *sender.Message) ([]byte, error) {
+func payload(m *sender.Message, now time.Time) ([]byte, error) {
 	fields := map[string]any{
-		"push_id": m.PushID, "kind": "data", "sent_at": m.SentAt.UnixMilli(), "expires_at": m.SentAt.Add(m.TTL).UnixMilli(),
+		"push_id": m.PushID, "kind": "data", "sent_at": m.SentAt.UnixMilli(), "expires_at": now.Add(m.TTL).UnixMilli(),
 	}
 	put := func(name, value string) {
 		if value != "" {

@@ -35,11 +35,12 @@ type Config struct {
 	Hosts   []string      `yaml:"hosts" env:"WEBPUSH_HOSTS" default:"fcm.googleapis.com,push.services.mozilla.com,notify.windows.com,push.apple.com" doc:"services that subscriptions may name: hosts, and those below them"`
 	Private bool          `yaml:"private" env:"WEBPUSH_PRIVATE" doc:"services may have private addresses; for simulators and behind a proxy"`
 	CA      string        `yaml:"ca" env:"WEBPUSH_CA" doc:"file with certificates that sign the services', beside the system's; for simulators"`
-	MaxTTL  time.Duration `yaml:"max_ttl" env:"WEBPUSH_MAX_TTL" default:"672h" doc:"how long services keep a message"`
 	Token   time.Duration `yaml:"token_life" env:"WEBPUSH_TOKEN_LIFE" default:"12h" doc:"how long a VAPID token holds, 24h at the most"`
 }
 
 const (
+	// maxTTL is how long services keep a message: 28 days at Google, 30 at Mozilla (from memory).
+	maxTTL = 28 * 24 * time.Hour
 	// concurrency is how many requests of one app are under way.
 	concurrency = 200
 	// maxOrigins bounds the services that an app's tokens are kept for; there are about four.
@@ -87,8 +88,8 @@ func publicOnly(_, address string, _ syscall.RawConn) error {
 func (*Vendor) Channel() string { return channel.WebPush }
 
 // Limits returns what services allow.
-func (v *Vendor) Limits() sender.Limits {
-	return sender.Limits{Batch: 1, Concurrency: concurrency, MaxTTL: v.config.MaxTTL}
+func (*Vendor) Limits() sender.Limits {
+	return sender.Limits{Batch: 1, Concurrency: concurrency, MaxTTL: maxTTL}
 }
 
 // credential is an app's. It is set as a JSON object of these fields.
@@ -210,7 +211,7 @@ func (v *Vendor) allows(host string) bool {
 
 // Send makes one request; a second one only if the VAPID token is not taken.
 func (v *Vendor) Send(ctx context.Context, given sender.Credential, m *sender.Message) []sender.Result {
-	text, err := payload(m)
+	text, err := payload(m, time.Now())
 	if err != nil {
 		return sender.Same(m, sender.Result{Outcome: sender.Rejected, Code: err.Error()})
 	}

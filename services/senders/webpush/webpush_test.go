@@ -24,6 +24,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/sender"
 	"github.com/halleypush/halley/services/senders/internal/vendortest"
 )
@@ -178,12 +179,19 @@ func TestMessagesAreEncryptedForTheBrowser(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 	}
-	want, err := payload(m)
-	if err != nil {
+	got := b.read(t, s.bodies[0])
+	var ends struct {
+		At int64 `json:"expires_at"`
+	}
+	if err := json.Unmarshal([]byte(got), &ends); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.read(t, s.bodies[0]); got != string(want) {
-		t.Errorf("the browser reads %s", got)
+	now := time.UnixMilli(ends.At).Add(-m.TTL)
+	if want, err := payload(m, now); err != nil || got != string(want) {
+		t.Errorf("the browser reads %s, %v", got, err)
+	}
+	if time.Since(now).Abs() > time.Minute { // this attempt's time counts, not that of the push
+		t.Errorf("it ends at %v", now.Add(m.TTL))
 	}
 	if bytes.Equal(s.bodies[0][:86], s.bodies[1][:86]) {
 		t.Error("salt and key are used twice")
@@ -213,7 +221,7 @@ func TestMessagesAreThoseOfTheProtocol(t *testing.T) {
 	messages["override"] = vendortest.Message(func(m *sender.Message) { m.Override = map[string]any{"icon": "/i.png", "title": nil} })
 	for name, m := range messages {
 		m.SentAt = time.UnixMilli(1732330000000)
-		text, err := payload(m)
+		text, err := payload(m, m.SentAt.Add(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,6 +329,18 @@ func TestTheLargestMessageFits(t *testing.T) {
 	body, err := encrypt(bytes.Repeat([]byte{'x'}, maxPlaintext), b.key.PublicKey(), b.auth, newBrowser(t).key, make([]byte, saltSize))
 	if err != nil || len(body) != recordSize {
 		t.Errorf("%d bytes, %v", len(body), err)
+	}
+}
+
+func TestTheConfigurationIsReadFromAFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("service_token: t\nmax_ttl: 24h\nhosts: [push.example.com]\ntoken_life: 1h\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var c Config
+	if err := config.Load(path, &c); err != nil || c.MaxTTL != 24*time.Hour || c.Token != time.Hour || len(c.Hosts) != 1 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 
