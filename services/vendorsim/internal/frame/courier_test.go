@@ -30,18 +30,41 @@ func courier(t *testing.T, to *frametest.Receiver) (*frame.Courier, *frametest.R
 
 func TestReceiptsOfOneReceiverShareCalls(t *testing.T) {
 	t.Parallel()
-	to := frametest.NewReceiver(t)
-	c, r := courier(t, to)
-	r.Patch(`{"receipts":{"delay":"30ms"}}`)
-	for i := range 10 {
-		c.Add(frame.Receipt{To: "a", Item: i})
-	}
-	c.Add(frame.Receipt{To: "b", Item: 10})
-	calls := []string{to.Next(t).Body, to.Next(t).Body}
-	slices.Sort(calls)
-	if !slices.Equal(calls, []string{"a[0 1 2 3 4 5 6 7 8 9]", "b[10]"}) {
-		t.Errorf("called with %q", calls)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := frame.New(frame.Options{
+			Log: slog.New(slog.DiscardHandler), Record: frame.RecorderConfig{Bytes: 1 << 20, Pairs: 100},
+			Receipts: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+			})},
+		})
+		calls := make(chan string, 10)
+		c := f.NewCourier(10, func(ctx context.Context, to string, items []any) (*http.Request, error) {
+			calls <- fmt.Sprint(to, " ", len(items))
+			return http.NewRequestWithContext(ctx, http.MethodPost, "http://receiver", nil)
+		})
+		for range 12 { // all are due when the courier begins
+			c.Add(frame.Receipt{To: "a"})
+		}
+		c.Add(frame.Receipt{To: "b"})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			f.Run(ctx)
+			close(ended)
+		}()
+		synctest.Wait()
+		cancel()
+		<-ended
+		close(calls)
+		var got []string
+		for call := range calls {
+			got = append(got, call)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"a 10", "a 2", "b 1"}) {
+			t.Errorf("called with %q", got)
+		}
+	})
 }
 
 func TestShuffledReceiptsComeInAnotherOrder(t *testing.T) {
