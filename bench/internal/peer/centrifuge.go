@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/centrifugal/centrifuge"
 
@@ -13,7 +14,10 @@ import (
 // RoleCentrifuge is the role of a process with centrifuge.
 const RoleCentrifuge = "centrifuge"
 
-const channel = "broadcast"
+const (
+	channel   = "broadcast"
+	pingEvery = 20 * time.Minute
+)
 
 // Centrifuge is what that process does.
 type Centrifuge struct{ node *centrifuge.Node }
@@ -42,6 +46,8 @@ func (c *Centrifuge) Listen(_ struct{}, address *string) (err error) {
 	*address = listener.Addr().String()
 	server := &http.Server{Handler: centrifuge.NewWebsocketHandler(c.node, centrifuge.WebsocketConfig{
 		CheckOrigin: func(*http.Request) bool { return true },
+		// As seldom as the others' heartbeats, so that none falls into a measurement.
+		PingPongConfig: centrifuge.PingPongConfig{PingInterval: pingEvery, PongTimeout: pingEvery / 2},
 	})}
 	go func() { _ = server.Serve(listener) }() // until the process ends
 	return nil
