@@ -16,6 +16,7 @@ import (
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/sender"
 	"github.com/halleypush/halley/services/senders/apns"
+	"github.com/halleypush/halley/services/senders/fcm"
 	"github.com/halleypush/halley/services/senders/harmony"
 	"github.com/halleypush/halley/services/senders/honor"
 	"github.com/halleypush/halley/services/senders/huawei"
@@ -38,6 +39,8 @@ func embeddables() map[string]embeddable {
 			func(c *apns.Config, s *vendorsim.Simulators) {
 				c.Production, c.Sandbox, c.CA = s.URL("apns"), s.URL("apns_sandbox"), s.CAFile()
 			}),
+		channel.FCM: embed(fcm.New, func(c *fcm.Config) *sender.Config { return &c.Config },
+			func(c *fcm.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.FCM) }),
 		channel.Harmony: embed(harmony.New, func(c *harmony.Config) *sender.Config { return &c.Config },
 			func(c *harmony.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Harmony) }),
 		channel.Honor: embed(honor.New, func(c *honor.Config) *sender.Config { return &c.Config },

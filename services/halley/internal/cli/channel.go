@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -64,8 +66,8 @@ used, and says which field is wrong. docs/channels says where the fields of a cr
 // newChannelSet makes `halley channel set CHANNEL`, with a flag for each field of the channel's credential.
 func newChannelSet(g *globals, name string) *cobra.Command {
 	var (
-		file, control string
-		unchecked     bool
+		file, control, receipts string
+		unchecked               bool
 	)
 	fields := credentialFields(name)
 	c := &cobra.Command{Use: name, Short: "Give an app a credential for " + name, Args: cobra.NoArgs}
@@ -75,6 +77,7 @@ func newChannelSet(g *globals, name string) *cobra.Command {
 	}
 	f.StringVar(&file, "credential", "", "`file` with the whole credential, a JSON object; other flags go before its fields")
 	f.StringVar(&control, "simulator", "", "take what a vendor simulator's console gives out; the `URL` of the control API")
+	f.StringVar(&receipts, "receipts", "", "with --simulator: the `URL` of the sender, for receipts (default: public_url, or HALLEY_URL)")
 	f.BoolVar(&unchecked, "unchecked", false, "use it without a check, because no sender of the channel runs yet")
 	c.RunE = g.ofApp(func(cmd *cobra.Command, admin *client.Admin, _ []string) error {
 		credential, err := map[string]any{}, error(nil)
@@ -96,6 +99,9 @@ func newChannelSet(g *globals, name string) *cobra.Command {
 			return usageError{fmt.Errorf("what is the credential? see %s --help", cmd.CommandPath())}
 		}
 		set, err := setChannel(cmd.Context(), admin, g.app, name, credential, unchecked)
+		if err == nil && control != "" {
+			err = sendReceipts(cmd.Context(), simulator.At(control), g.app, set, cmp.Or(receipts, g.http))
+		}
 		if err != nil {
 			return err
 		}
@@ -130,6 +136,18 @@ func setChannel(
 		App: app, Channel: name, Credential: fields, Unchecked: unchecked,
 	})
 	return set.GetChannel(), err
+}
+
+// sendReceipts has a simulated vendor send its receipts, if it sends any. base goes before URLs that are only paths.
+func sendReceipts(ctx context.Context, s *simulator.Simulators, app string, c *adminv1.Channel, base string) error {
+	url := c.GetReceiptUrl()
+	if strings.HasPrefix(url, "/") {
+		url = strings.TrimSuffix(base, "/") + url
+	}
+	if !strings.Contains(url, "://") { // none are sent, or nobody says where to
+		return nil
+	}
+	return s.SendReceipts(ctx, c.GetChannel(), app, url)
 }
 
 func (g *globals) showChannel(c *adminv1.Channel) error {

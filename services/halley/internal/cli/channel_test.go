@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,14 +14,14 @@ import (
 )
 
 // simulated are the channels with a sender and a simulator. A new one is added here.
-var simulated = []string{"apns", "harmony", "honor", "huawei", "xiaomi"}
+var simulated = []string{"apns", "fcm", "harmony", "honor", "huawei", "meizu", "oppo", "vivo", "xiaomi"}
 
 // TestChannelsOfAnApp sets, shows and takes away the credentials of every channel that has a simulator.
 func TestChannelsOfAnApp(t *testing.T) {
 	t.Parallel()
 	data := dataFolder(t)
 	up(t, data, func(c *halley.Config) {
-		c.Channels, c.VendorSimulators, c.SimulatorControl = []string{"all"}, true, "127.0.0.1:0"
+		c.Channels, c.VendorSimulators, c.SimulatorControl = simulated, true, "127.0.0.1:0"
 	})
 	env, err := os.ReadFile(filepath.Join(data, "demo.env"))
 	if err != nil {
@@ -71,7 +72,7 @@ func TestChannelsOfAnApp(t *testing.T) {
 	refused("credential", "channel", "set", "apns", "--simulator", control, "--team-id", "TEAM999999") // Apple does not know the team
 
 	all := must("channel", "list")
-	for _, name := range append(simulated, "webpush") {
+	for _, name := range slices.Concat(simulated, []string{"webpush"}) {
 		if !strings.Contains(all, name) {
 			t.Errorf("channel list does not have %s:\n%s", name, all)
 		}

@@ -80,10 +80,10 @@ func describe(err error) string {
 
 // globals are the flags that every command has.
 type globals struct {
-	data, app, key, admin, grpc, mqtt, clientKey string
-	tls                                          bool
-	output                                       string
-	out                                          io.Writer
+	data, app, key, admin, http, grpc, mqtt, clientKey string
+	tls                                                bool
+	output                                             string
+	out                                                io.Writer
 }
 
 func newRoot(out, errOut io.Writer) *cobra.Command {
@@ -166,6 +166,7 @@ func (g *globals) settle() error {
 		{&g.key, "HALLEY_KEY", demo.ServerKey, ""},
 		{&g.clientKey, "HALLEY_CLIENT_KEY", demo.ClientKey, ""},
 		{&g.admin, "HALLEY_ADMIN_TOKEN", demo.AdminToken, ""},
+		{&g.http, "HALLEY_URL", demo.HTTP, ""},
 		{&g.grpc, "HALLEY_GRPC", demo.GRPC, "127.0.0.1:9090"},
 		{&g.mqtt, "HALLEY_MQTT", demo.MQTT, "127.0.0.1:1883"},
 	} {

@@ -70,6 +70,8 @@ func credentialFields(name string) []credentialField {
 			{"certificate", fileField, "a certificate instead of a key, .p12 or PEM"},
 			{"password", textField, "the certificate's password"},
 		}
+	case channel.FCM:
+		return []credentialField{account}
 	case channel.Huawei:
 		return append([]credentialField{
 			appID,

@@ -11,6 +11,7 @@ import (
 	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/sender"
 	"github.com/halleypush/halley/services/senders/apns"
+	"github.com/halleypush/halley/services/senders/fcm"
 	"github.com/halleypush/halley/services/senders/harmony"
 	"github.com/halleypush/halley/services/senders/honor"
 	"github.com/halleypush/halley/services/senders/huawei"
@@ -72,6 +73,7 @@ func TestEveryFlagIsAFieldOfItsSender(t *testing.T) {
 	t.Parallel()
 	vendors := map[string]func(*testing.T) sender.Vendor{
 		channel.APNs:    vendor(apns.New),
+		channel.FCM:     vendor(fcm.New),
 		channel.Harmony: vendor(harmony.New),
 		channel.Honor:   vendor(honor.New),
 		channel.Huawei:  vendor(huawei.New),

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -84,11 +83,9 @@ func (x *demonstration) vendorPhone(
 	if err != nil {
 		return phone, err
 	}
-	if _, path, ok := strings.Cut(set.GetReceiptUrl(), "/receipts/"); ok {
-		phone.confirms = true
-		if err := simulators.SendReceipts(ctx, name, x.site.App, x.site.HTTP+"/receipts/"+path); err != nil {
-			return phone, err
-		}
+	phone.confirms = set.GetReceiptUrl() != ""
+	if err := sendReceipts(ctx, simulators, x.site.App, set, x.site.HTTP); err != nil {
+		return phone, err
 	}
 	tokens, err := simulators.Tokens(ctx, name, x.site.App, 1)
 	if err != nil {

@@ -27,6 +27,8 @@ type console struct {
 	app   map[string]any    // beside the app's name
 	given map[string]string // the sender's field: the console's
 	fixed map[string]any    // what the sender has to be told beside that
+	// receipts sets up in the console where receipts go; nil: as receipt.
+	receipts func(app map[string]any, url string)
 }
 
 // appPackage is the app's name with the vendors.
@@ -39,9 +41,20 @@ func consoles() map[string]console {
 			app:   map[string]any{"bundle_id": appPackage},
 			given: map[string]string{"bundle_id": "bundle_id", "key": "key", "key_id": "key_id", "team_id": "team_id"},
 		},
+		channel.FCM:     {given: map[string]string{"service_account": "service_account"}},
 		channel.Harmony: {app: map[string]any{"key_bits": 2048}, given: map[string]string{"service_account": "service_account"}},
 		channel.Honor:   {given: map[string]string{"app_id": "app_id", "client_id": "client_id", "client_secret": "client_secret"}},
 		channel.Huawei:  {given: map[string]string{"app_id": "client_id", "app_secret": "client_secret"}},
+		channel.Meizu: {
+			given:    map[string]string{"app_id": "app_id", "app_secret": "app_secret", "receipt_token": "access_token"},
+			receipts: func(app map[string]any, url string) { app["callbacks"] = []string{url} },
+		},
+		channel.OPPO: {given: map[string]string{"app_key": "app_key", "master_secret": "master_secret"}},
+		channel.Vivo: {
+			given:    map[string]string{"app_id": "app_id", "app_key": "app_key", "app_secret": "app_secret"},
+			fixed:    map[string]any{"receipt_id": "1"},
+			receipts: func(app map[string]any, url string) { app["receipts"] = map[string]string{"1": url} },
+		},
 		channel.Xiaomi: {
 			app:   map[string]any{"packages": []string{appPackage}},
 			given: map[string]string{"app_secret": "app_secret"}, fixed: map[string]any{"package": appPackage},
@@ -87,6 +100,9 @@ func (s *Simulators) Credential(ctx context.Context, name, app string) (map[stri
 	maps.Copy(credential, c.fixed)
 	for field, from := range c.given {
 		credential[field] = document[from]
+		if number, ok := document[from].(json.Number); ok { // ids are texts with the senders
+			credential[field] = number.String()
+		}
 	}
 	return credential, nil
 }
@@ -108,7 +124,11 @@ func (s *Simulators) SendReceipts(ctx context.Context, name, app, url string) er
 	if document == nil {
 		return fmt.Errorf("%s does not know the app %s", name, app)
 	}
-	document["receipt"] = map[string]any{"url": url}
+	if set := consoles()[name].receipts; set != nil {
+		set(document, url)
+	} else {
+		document["receipt"] = map[string]any{"url": url}
+	}
 	return s.call(ctx, http.MethodPost, "/v1/"+name+"/apps", document, nil)
 }
 
@@ -162,7 +182,9 @@ func (s *Simulators) call(ctx context.Context, method, path string, body, answer
 		*into = text
 		return nil
 	}
-	if err := json.Unmarshal(text, answer); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(answer); err != nil {
 		return fmt.Errorf("simulators: %s %s: %w", method, path, err)
 	}
 	return nil
