@@ -281,3 +281,13 @@ func CheckCodes(t *testing.T, codes []frame.Code) {
 		seen[key] = true
 	}
 }
+
+// NeedCodes checks that a list of codes has all those that a sheet lists for a group, divided by spaces.
+func NeedCodes(t *testing.T, codes []frame.Code, place frame.Place, group frame.Group, list string) {
+	t.Helper()
+	for name := range strings.FieldsSeq(list) {
+		if c, ok := frame.Find(codes, place, name); !ok || c.Group != group {
+			t.Errorf("%s in %s: %+v, want the group %s", name, place, c, group)
+		}
+	}
+}
