@@ -25,6 +25,16 @@ type ReceiptCode struct {
 	Meaning string
 }
 
+// KindOf returns what a receipt's state says, and the state with its meaning. A state that the list does not have is unknown.
+func KindOf(known []ReceiptCode, state string) (what ReceiptKind, code string) {
+	for _, k := range known {
+		if k.Code == state {
+			return k.What, state + " " + k.Meaning
+		}
+	}
+	return ReceiptUnknown, short(state)
+}
+
 // Find returns a code's entry, and whether there is one.
 func (c Codes) Find(code string) (Code, bool) {
 	for _, known := range c {

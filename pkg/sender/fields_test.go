@@ -118,6 +118,17 @@ func TestAnswersAreJudgedByCodeThenByStatus(t *testing.T) {
 	}
 }
 
+func TestReceiptsAreUnderstoodByTheirState(t *testing.T) {
+	t.Parallel()
+	known := []sender.ReceiptCode{{Code: "1", What: sender.ReceiptArrived, Meaning: "delivered"}, {Code: "16", What: sender.ReceiptTokenGone, Meaning: "gone"}}
+	for state, want := range map[string]string{"1": "1 delivered", "16": "16 gone", "6": "6", "": ""} {
+		kinds := map[string]sender.ReceiptKind{"1": sender.ReceiptArrived, "16": sender.ReceiptTokenGone}
+		if what, code := sender.KindOf(known, state); what != kinds[state] || code != want {
+			t.Errorf("%q is %v, %q", state, what, code)
+		}
+	}
+}
+
 func TestErrorsDoNotNameTheURL(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.RedirectHandler("http://elsewhere.invalid/", http.StatusFound))

@@ -1,6 +1,7 @@
 package xiaomi
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -44,24 +45,19 @@ func (v *Vendor) request(c *credential, m *sender.Message) (url.Values, error) {
 		return nil, err
 	}
 	form, err := formOf(fields)
+	if err != nil {
+		return nil, err
+	}
 	form.Set("registration_id", strings.Join(m.Tokens(), ","))
-	return form, err
+	return form, nil
 }
 
-func packageOf(c *credential, m *sender.Message) string {
-	if m.AppPackage != "" {
-		return m.AppPackage
-	}
-	return c.Package
-}
+func packageOf(c *credential, m *sender.Message) string { return cmp.Or(m.AppPackage, c.Package) }
 
 // notify adds the fields of a notification.
 func notify(c *credential, m *sender.Message, fields, extra map[string]any) {
 	n := m.Notification
-	key := m.CollapseKey
-	if key == "" { // without an id each notification would replace the one before
-		key = m.PushID
-	}
+	key := cmp.Or(m.CollapseKey, m.PushID) // without an id each notification would replace the one before
 	fields["pass_through"], fields["title"], fields["description"] = 0, n.GetTitle(), n.GetBody()
 	fields["notify_id"], fields["notify_type"] = sender.NotifyID(key), everything
 	switch sound := n.GetSound(); {

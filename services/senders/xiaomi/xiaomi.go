@@ -186,13 +186,8 @@ func (v *Vendor) Receipts(_ sender.Credential, _ *http.Request, body []byte) ([]
 	}
 	var receipts []sender.Receipt
 	for _, message := range data {
-		r := sender.Receipt{Tag: message.Param, Code: string(message.Type)}
-		for _, known := range ReceiptCodes() {
-			if known.Code == r.Code {
-				r.What, r.Code = known.What, known.Code+" "+known.Meaning
-				break
-			}
-		}
+		r := sender.Receipt{Tag: message.Param}
+		r.What, r.Code = sender.KindOf(ReceiptCodes(), string(message.Type))
 		for target := range setOf(message.Targets) {
 			r.Token = target
 			receipts = append(receipts, r)

@@ -2,6 +2,7 @@ package xiaomi_test
 
 import (
 	"fmt"
+	"math"
 	"net/url"
 	"regexp"
 	"strings"
@@ -124,6 +125,16 @@ func TestWhatXiaomiWouldRefuseIsNotSent(t *testing.T) {
 	t.Parallel()
 	s, v, _ := answering(t, 200, success)
 	m := vendortest.Message(func(m *sender.Message) { m.Payload = strings.Repeat("x", 4096) })
+	vendortest.Outcomes(t, v.Send(t.Context(), vendortest.Credential(t, v, setting), m), sender.Rejected)
+	if len(s.Requests()) > 0 {
+		t.Error("Xiaomi was asked")
+	}
+}
+
+func TestAnOverrideThatIsNoJSONIsRejected(t *testing.T) {
+	t.Parallel()
+	s, v, _ := answering(t, 200, success)
+	m := vendortest.Message(func(m *sender.Message) { m.Override = map[string]any{"time_to_send": math.NaN()} })
 	vendortest.Outcomes(t, v.Send(t.Context(), vendortest.Credential(t, v, setting), m), sender.Rejected)
 	if len(s.Requests()) > 0 {
 		t.Error("Xiaomi was asked")
