@@ -198,12 +198,8 @@ func (v *Vendor) Receipts(given sender.Credential, _ *http.Request, body []byte)
 	}
 	var receipts []sender.Receipt
 	for _, message := range data {
-		r := sender.Receipt{Tag: message.Param, Code: string(message.Type)}
-		for _, known := range ReceiptCodes() {
-			if known.Code == r.Code {
-				r.What, r.Code = known.What, known.Code+" "+known.Meaning
-			}
-		}
+		r := sender.Receipt{Tag: message.Param}
+		r.What, r.Code = sender.KindOf(ReceiptCodes(), string(message.Type))
 		for _, target := range message.Targets {
 			r.Token = target
 			receipts = append(receipts, r)

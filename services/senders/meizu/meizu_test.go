@@ -2,9 +2,11 @@ package meizu_test
 
 import (
 	"crypto/md5" //nolint:gosec // Meizu's own choice
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +102,35 @@ func TestSomeTokensOfABatchFail(t *testing.T) {
 	_, v := answering(t, 200, `{"code":"200","value":{"110002":["token-2"],"519":["token-3"]},"msgId":"m"}`)
 	results := v.Send(t.Context(), vendortest.Credential(t, v, setting), vendortest.Message(nil, "token-1", "token-2", "token-3"))
 	vendortest.Outcomes(t, results, sender.Accepted, sender.TokenGone, sender.Retry)
+}
+
+// Meizu has no de-dup id: a push that is sent again replaces itself, and no other.
+func TestARepeatReplacesItself(t *testing.T) {
+	t.Parallel()
+	s, v := answering(t, 200, success)
+	c := vendortest.Credential(t, v, setting)
+	key := func(push, collapse string) string {
+		v.Send(t.Context(), c, vendortest.Message(func(m *sender.Message) { m.PushID, m.CollapseKey = push, collapse }))
+		var message struct {
+			AdvanceInfo struct {
+				NotifyKey string `json:"notifyKey"`
+			} `json:"advanceInfo"`
+		}
+		if err := json.Unmarshal([]byte(s.Requests()[0].Form().Get("messageJson")), &message); err != nil {
+			t.Fatal(err)
+		}
+		return message.AdvanceInfo.NotifyKey
+	}
+	first := key("a", "")
+	if !regexp.MustCompile(`^[0-9a-zA-Z_-]{8}$`).MatchString(first) {
+		t.Errorf("the key is %q", first)
+	}
+	if key("a", "") != first || key("b", "") == first {
+		t.Error("a push and its repeat do not share a key of their own")
+	}
+	if key("a", "score") != key("b", "score") || key("a", "score") == first {
+		t.Error("pushes of one collapse key do not share a key")
+	}
 }
 
 func TestDataIsNotSent(t *testing.T) {

@@ -1,6 +1,7 @@
 package meizu
 
 import (
+	"cmp"
 	"crypto/md5" //nolint:gosec // Meizu's own choice
 	"crypto/sha256"
 	"encoding/base64"
@@ -33,9 +34,8 @@ func messageJSON(c *credential, m *sender.Message) (string, error) {
 	rings := n.GetSound() != ""
 	advance := map[string]any{
 		"notificationType": map[string]any{"vibrate": number(rings), "lights": 1, "sound": number(rings)},
-	}
-	if m.CollapseKey != "" {
-		advance["notifyKey"] = notifyKey(m.CollapseKey)
+		// Meizu has no de-dup id: what is sent again after a crash replaces the same push.
+		"notifyKey": notifyKey(cmp.Or(m.CollapseKey, m.PushID)),
 	}
 	fields := map[string]any{
 		"noticeBarInfo": map[string]any{
