@@ -75,24 +75,29 @@ func (b *bench) startLoops(ctx context.Context, loops, sessions int) (*fleet, er
 // muster starts the servers one after the other, connects their clients, and broadcasts once, unmeasured.
 func (b *bench) muster(ctx context.Context, f *fleet, servers, sessions int, start func(context.Context, int) (server, error)) error {
 	for i := range servers {
-		starting, cancel := context.WithTimeout(ctx, connectWithin)
-		defer cancel()
-		s, err := start(starting, i)
-		if err != nil {
-			return err
-		}
-		f.servers = append(f.servers, s)
-		c, err := b.connectWith(ctx, s, sessions, func(p *phones.Plan) { p.From = byte(1 + i) })
-		if err != nil {
-			return err
-		}
-		f.crowds = append(f.crowds, c)
-		if err := s.opened(starting, sessions); err != nil {
+		if err := b.enlist(ctx, f, i, sessions, start); err != nil {
 			return err
 		}
 	}
 	_, err := f.measure(ctx, 1)
 	return err
+}
+
+// enlist starts the server with a number, and connects its clients.
+func (b *bench) enlist(ctx context.Context, f *fleet, i, sessions int, start func(context.Context, int) (server, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
+	s, err := start(ctx, i)
+	if err != nil {
+		return err
+	}
+	f.servers = append(f.servers, s)
+	c, err := b.connectWith(ctx, s, sessions, func(p *phones.Plan) { p.From = byte(1 + i) })
+	if err != nil {
+		return err
+	}
+	f.crowds = append(f.crowds, c)
+	return s.opened(ctx, sessions)
 }
 
 // spread is what broadcasts of a fleet were like.

@@ -35,7 +35,7 @@ type sizes struct {
 func sizesOf(quick bool) sizes {
 	if quick {
 		return sizes{
-			sessions: 2_000, pairs: 2, peers: 1, broadcasts: 2, idle: 1, settle: 3 * time.Second, handshakes: 500, tables: 100_000,
+			sessions: 4_000, pairs: 2, peers: 1, broadcasts: 2, idle: 1, settle: 3 * time.Second, handshakes: 500, tables: 100_000,
 			fleet: 3, small: 500, direct: 2 * time.Second,
 		}
 	}

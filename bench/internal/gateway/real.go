@@ -14,22 +14,22 @@ import (
 // lookEvery is how often PostgreSQL is asked how many sessions are open.
 const lookEvery = 50 * time.Millisecond
 
-// real is a gateway of a site with pushcore and PostgreSQL.
-type real struct {
+// sited is a gateway of a site with pushcore and PostgreSQL.
+type sited struct {
 	halley
 	site  *site.Site
 	who   []swarm.Identity
 	begun time.Time // by the database's clock
 }
 
-func (r *real) clients(n int) (phones.Plan, error) {
-	return phones.Plan{Kind: phones.MQTT, Topic: "push/" + r.site.App, Who: r.who[:n]}, nil
+func (s *sited) clients(n int) (phones.Plan, error) {
+	return phones.Plan{Kind: phones.MQTT, Topic: "push/" + s.site.App, Who: s.who[:n]}, nil
 }
 
-func (r *real) opened(ctx context.Context, n int) error {
+func (s *sited) opened(ctx context.Context, n int) error {
 	for {
 		var have int
-		err := r.site.SQL.QueryRow(ctx, "SELECT count(*) FROM session WHERE open AND receiving AND epoch > $1", r.begun).Scan(&have)
+		err := s.site.SQL.QueryRow(ctx, "SELECT count(*) FROM session WHERE open AND receiving AND epoch > $1", s.begun).Scan(&have)
 		if err != nil || have >= n {
 			return err
 		}
@@ -60,7 +60,7 @@ func (b *bench) connectReal(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		r := &real{halley: halley{Gateway: g}, site: s, who: who}
+		r := &sited{halley: halley{Gateway: g}, site: s, who: who}
 		if err := s.SQL.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&r.begun); err != nil {
 			r.stop()
 			return nil, err

@@ -39,7 +39,7 @@ func (c *Centrifuge) Listen(_ struct{}, address *string) (err error) {
 	if err := c.node.Run(); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not block
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

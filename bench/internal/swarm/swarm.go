@@ -100,7 +100,7 @@ func Connect(ctx context.Context, o Options, p Protocol) (*Swarm, error) {
 	case <-s.ended:
 		return nil, errors.Join(fmt.Errorf("%d of %d clients were ready: %w", s.greeted, len(s.clients), s.err), s.Close())
 	case <-ctx.Done():
-		_ = s.Close()
+		_ = s.Close() // then the count is not the loop's any more
 		return nil, fmt.Errorf("%d of %d clients were ready: %w", s.greeted, len(s.clients), ctx.Err())
 	}
 }
@@ -184,8 +184,8 @@ func (s *Swarm) Until(ctx context.Context, condition func() bool) error {
 // Established returns how many of the clients' connections are there, as far as their kernel knows.
 func (s *Swarm) Established() int {
 	n := 0
-	for _, c := range s.clients {
-		info, err := unix.GetsockoptTCPInfo(int(c.fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	for i := range s.clients { // the rest of a client is the loop's
+		info, err := unix.GetsockoptTCPInfo(int(s.clients[i].fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil && info.State == 1 { // TCP_ESTABLISHED
 			n++
 		}
