@@ -19,14 +19,24 @@ import (
 )
 
 // channels are the vendor channels, and what points their senders to a simulator. A new one is added here.
-var channels = []struct {
+var channels = []vendorChannel{
+	{"apns", "production: {url}\nca: {ca}", false, true},
+	{"fcm", "url: {url}", false, false},
+	{"harmony", "url: {url}", true, true},
+	{"honor", "url: {url}\ntoken_url: {url}/auth/token", true, false},
+	{"huawei", "url: {url}\ntoken_url: {url}/oauth2/v3/token", true, true},
+	{"meizu", "url: {url}", true, false},
+	{"oppo", "url: {url}", true, true},
+	{"vivo", "url: {url}", true, true},
+	{"xiaomi", "url: {url}", true, true},
+}
+
+// vendorChannel is what tests know of a channel.
+type vendorChannel struct {
 	name     string
 	config   string // of the sender; {url} and {ca} are the simulator's
 	receipts bool   // the vendor says when a message has reached the phone
-}{
-	{"apns", "production: {url}\nca: {ca}", false},
-	{"harmony", "url: {url}", true},
-	{"huawei", "url: {url}\ntoken_url: {url}/oauth2/v3/token", true},
+	dedup    bool   // a request has an id by which the vendor can tell repeats; without one, the app drops them by push_id
 }
 
 // vendorPhones is how many phones each channel has.
@@ -35,13 +45,12 @@ const vendorPhones = 300
 // vendorApp is an app whose phones only one vendor reaches.
 type vendorApp struct {
 	*rig.App
-	channel  string
-	receipts bool
-	vendors  *rig.Vendors
-	sender   *rig.Sender
-	phones   []string          // tokens
-	secrets  []string          // the phones'
-	devices  map[string]string // the phones' tokens by channel token
+	vendorChannel
+	vendors *rig.Vendors
+	sender  *rig.Sender
+	phones  []string          // tokens
+	secrets []string          // the phones'
+	devices map[string]string // the phones' tokens by channel token
 }
 
 // startChannels starts the simulators, the senders, and an app with phones for each channel. Senders make small requests, so that
@@ -58,7 +67,7 @@ func startChannels(t *testing.T, phones int) []*vendorApp {
 	for i, c := range channels {
 		config := strings.NewReplacer("{url}", vendors.URLs[c.name], "{ca}", vendors.CA).Replace(c.config)
 		apps[i] = &vendorApp{
-			App: cluster.CreateApp(t, c.name), channel: c.name, receipts: c.receipts, vendors: vendors,
+			App: cluster.CreateApp(t, c.name), vendorChannel: c, vendors: vendors,
 			sender: cluster.StartSender(t, c.name, config+"\nbatch: 20\nconcurrency: 4\ntries: 100\nfirst_retry: 100ms\nlongest_retry: 1s\n"+
 				"breaker_after: 3\nbreaker_for: 1s\n"),
 		}
@@ -72,12 +81,12 @@ func startChannels(t *testing.T, phones int) []*vendorApp {
 func (a *vendorApp) register(t *testing.T, n int) {
 	t.Helper()
 	a.phones, a.secrets, a.devices = make([]string, n), make([]string, n), map[string]string{}
-	channelTokens := a.vendors.Tokens(t, a.App, a.channel, n)
+	channelTokens := a.vendors.Tokens(t, a.App, a.name, n)
 	var group errgroup.Group
 	group.SetLimit(8)
 	for i, channelToken := range channelTokens {
 		group.Go(func() (err error) {
-			a.phones[i], a.secrets[i], err = registerPhone(a.App, a.channel, channelToken)
+			a.phones[i], a.secrets[i], err = registerPhone(a.App, a.name, channelToken)
 			return err
 		})
 	}
@@ -129,13 +138,13 @@ func (a *vendorApp) awaitDelivered(t *testing.T, pushID string, n int) {
 func (a *vendorApp) checkLedger(t *testing.T, pushID string, repeats bool) {
 	t.Helper()
 	taken := map[string]bool{} // by device
-	for channelToken, times := range a.vendors.Accepted(t, a.channel, pushID) {
+	for channelToken, times := range a.vendors.Accepted(t, a.name, pushID) {
 		device, known := a.devices[channelToken]
 		switch {
 		case !known:
-			t.Fatalf("%s has taken push %s for a token that no phone has: %s", a.channel, pushID, channelToken)
+			t.Fatalf("%s has taken push %s for a token that no phone has: %s", a.name, pushID, channelToken)
 		case times != 1 && !repeats:
-			t.Errorf("%s has taken push %s %d times for %s", a.channel, pushID, times, device)
+			t.Errorf("%s has taken push %s %d times for %s", a.name, pushID, times, device)
 		}
 		taken[device] = true
 	}
@@ -144,14 +153,14 @@ func (a *vendorApp) checkLedger(t *testing.T, pushID string, repeats bool) {
 			t.Fatal(err)
 		}
 		reached := d.GetState() == pushv1.Delivery_SENT || d.GetState() == pushv1.Delivery_ARRIVED
-		if reached != taken[d.GetDevice()] || reached && d.GetChannel() != a.channel {
-			t.Errorf("push %s to %s: %s has taken it: %v; the ledger has %v by %q", pushID, d.GetDevice(), a.channel, taken[d.GetDevice()],
+		if reached != taken[d.GetDevice()] || reached && d.GetChannel() != a.name {
+			t.Errorf("push %s to %s: %s has taken it: %v; the ledger has %v by %q", pushID, d.GetDevice(), a.name, taken[d.GetDevice()],
 				d.GetState(), d.GetChannel())
 		}
 		delete(taken, d.GetDevice())
 	}
 	if len(taken) > 0 {
-		t.Errorf("%s has taken push %s for %d phones that the ledger does not have", a.channel, pushID, len(taken))
+		t.Errorf("%s has taken push %s for %d phones that the ledger does not have", a.name, pushID, len(taken))
 	}
 }
 
@@ -161,17 +170,17 @@ func TestChannels(t *testing.T) {
 	t.Parallel()
 	apps := startChannels(t, vendorPhones)
 	for _, app := range apps {
-		t.Run("delivered/"+app.channel, app.testDelivered) //nolint:paralleltest // the stages stand on each other
+		t.Run("delivered/"+app.name, app.testDelivered) //nolint:paralleltest // the stages stand on each other
 	}
 	killed := make([]partlySent, len(apps))
 	for i, app := range apps { // all at once: what a killed sender had comes again after a minute
 		killed[i] = app.killInMidBatch(t)
 	}
 	for i, app := range apps {
-		t.Run("killed/"+app.channel, func(t *testing.T) { app.testKilled(t, killed[i]) }) //nolint:paralleltest // as above
+		t.Run("killed/"+app.name, func(t *testing.T) { app.testKilled(t, killed[i]) }) //nolint:paralleltest // as above
 	}
 	for _, app := range apps {
-		t.Run("down/"+app.channel, func(t *testing.T) { app.testDown(t, apps) }) //nolint:paralleltest // as above
+		t.Run("down/"+app.name, func(t *testing.T) { app.testDown(t, apps) }) //nolint:paralleltest // as above
 	}
 }
 
@@ -192,17 +201,17 @@ type partlySent struct {
 // killInMidBatch kills the sender while the vendor has a part of a push, and starts it again.
 func (a *vendorApp) killInMidBatch(t *testing.T) partlySent {
 	t.Helper()
-	a.vendors.Switch(t, a.channel, map[string]any{"latency": map[string]any{"base": "200ms", "path": "/"}})
+	a.vendors.Switch(t, a.name, map[string]any{"latency": map[string]any{"base": "200ms", "path": "/"}})
 	push := partlySent{pushID: a.Push(t, a.phones...)}
-	rig.Until(t, 30*time.Second, a.channel+" has accepted a part of the push", func() error {
-		if push.accepted = len(a.vendors.Accepted(t, a.channel, push.pushID)); push.accepted == 0 {
+	rig.Until(t, 30*time.Second, a.name+" has accepted a part of the push", func() error {
+		if push.accepted = len(a.vendors.Accepted(t, a.name, push.pushID)); push.accepted == 0 {
 			return errors.New("nothing is")
 		}
 		return nil
 	})
 	a.sender.Kill(t)
-	push.accepted = len(a.vendors.Accepted(t, a.channel, push.pushID))
-	a.vendors.Text(t, http.MethodDelete, "/v1/"+a.channel+"/switches", nil)
+	push.accepted = len(a.vendors.Accepted(t, a.name, push.pushID))
+	a.vendors.Text(t, http.MethodDelete, "/v1/"+a.name+"/switches", nil)
 	a.sender.Start(t)
 	return push
 }
@@ -225,25 +234,26 @@ func (a *vendorApp) testKilled(t *testing.T, push partlySent) {
 	})
 	a.checkLedger(t, push.pushID, true)
 	twice := 0
-	for _, times := range a.vendors.Accepted(t, a.channel, push.pushID) {
+	for _, times := range a.vendors.Accepted(t, a.name, push.pushID) {
 		twice += times - 1
 	}
-	ids := a.vendors.DedupIDs(t, a.channel, push.pushID)
+	ids := a.vendors.DedupIDs(t, a.name, push.pushID)
 	if len(ids) != len(a.phones) {
 		t.Errorf("%d phones have requests, not %d", len(ids), len(a.phones))
 	}
 	for token, of := range ids {
-		if len(of) != 1 || of[0] == "" {
-			t.Errorf("%s cannot tell that the push came twice to %s: its ids are %q", a.channel, token, of)
+		if len(of) != 1 || a.dedup != (of[0] != "") {
+			t.Fatalf("the ids by which %s can tell that the push came twice to %s are %q", a.name, token, of)
 		}
 	}
-	t.Logf("killed when %d of %d were accepted; %d came twice, with the same id", push.accepted, len(a.phones), twice)
+	t.Logf("killed when %d of %d were accepted; %d came twice; with an id by which the vendor can tell: %v",
+		push.accepted, len(a.phones), twice, a.dedup)
 }
 
 // testDown takes the vendor away: its breaker opens, other channels take no notice, and all is delivered once it is back.
 func (a *vendorApp) testDown(t *testing.T, apps []*vendorApp) {
 	parked := a.sender.Parked(t, "breaker")
-	a.vendors.Switch(t, a.channel, map[string]any{"outage": map[string]any{"mode": "503", "path": "/", "share": 1}})
+	a.vendors.Switch(t, a.name, map[string]any{"outage": map[string]any{"mode": "503", "path": "/", "share": 1}})
 	pushID := a.Push(t, a.phones...)
 	rig.Until(t, 30*time.Second, "the breaker opens", func() error {
 		if a.sender.Parked(t, "breaker") == parked {
@@ -261,10 +271,10 @@ func (a *vendorApp) testDown(t *testing.T, apps []*vendorApp) {
 		other.checkLedger(t, id, false)
 		longest = max(longest, time.Since(begun))
 	}
-	if taken := a.vendors.Accepted(t, a.channel, pushID); len(taken) > 0 {
+	if taken := a.vendors.Accepted(t, a.name, pushID); len(taken) > 0 {
 		t.Errorf("a vendor that is down has accepted %d", len(taken))
 	}
-	a.vendors.Text(t, http.MethodDelete, "/v1/"+a.channel+"/switches", nil)
+	a.vendors.Text(t, http.MethodDelete, "/v1/"+a.name+"/switches", nil)
 	back := time.Now()
 	a.awaitDelivered(t, pushID, len(a.phones))
 	a.checkLedger(t, pushID, false)

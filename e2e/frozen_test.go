@@ -35,7 +35,9 @@ func TestFrozenPhones(t *testing.T) {
 	vendors := cluster.StartVendors(t, channel)
 	url := vendors.URLs[channel]
 	sender := cluster.StartSender(t, channel, "url: "+url+"\ntoken_url: "+url+"/oauth2/v3/token\n")
-	app := &vendorApp{App: cluster.CreateApp(t, "frozen"), channel: channel, receipts: true, vendors: vendors, sender: sender}
+	app := &vendorApp{
+		App: cluster.CreateApp(t, "frozen"), vendorChannel: vendorChannel{name: channel, receipts: true}, vendors: vendors, sender: sender,
+	}
 	// Heartbeats that would tell that the phones are gone come later than the ack timeout.
 	settings := &adminv1.Settings{
 		AckTimeout: durationpb.New(ackTimeout), KeepAlive: durationpb.New(5 * time.Minute), KeepAliveMax: durationpb.New(10 * time.Minute),

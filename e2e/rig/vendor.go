@@ -93,23 +93,13 @@ func (v *Vendors) call(t testing.TB, method, path string, body, answer any) {
 // send its receipts to the sender.
 func (v *Vendors) SetChannel(t testing.TB, app *App, channel string, sender *Sender) {
 	t.Helper()
-	halley := func(args ...string) []byte {
-		t.Helper()
-		return Command(t, sender.dir, Bin(t, "halley"), append(args, "--output", "json",
-			"--grpc", app.GRPC, "--admin-token", app.AdminToken, "--app", app.ID)...)
+	out := Command(t, sender.dir, Bin(t, "halley"), "channel", "set", channel, "--simulator", v.Control,
+		"--receipts", "http://"+sender.Receipts, "--output", "json",
+		"--grpc", app.GRPC, "--admin-token", app.AdminToken, "--app", app.ID)
+	var set struct{ Unchecked bool }
+	if err := json.Unmarshal(out, &set); err != nil || set.Unchecked {
+		t.Fatalf("halley channel set %s: %s, %v", channel, out, err)
 	}
-	var set struct {
-		ReceiptURL string `json:"receipt_url"`
-		Unchecked  bool
-	}
-	if err := json.Unmarshal(halley("channel", "set", channel, "--simulator", v.Control), &set); err != nil || set.Unchecked {
-		t.Fatalf("halley channel set %s: %+v, %v", channel, set, err)
-	}
-	var apps map[string]map[string]any
-	v.call(t, http.MethodGet, "/v1/"+channel+"/apps", nil, &apps)
-	console := apps[app.ID]
-	console["receipt"] = map[string]string{"url": "http://" + sender.Receipts + set.ReceiptURL}
-	v.call(t, http.MethodPost, "/v1/"+channel+"/apps", console, nil)
 }
 
 // Tokens makes the channel tokens of n new phones of an app.
