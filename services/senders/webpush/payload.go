@@ -16,7 +16,7 @@ import (
 // override is merged into it.
 func payload(m *sender.Message, now time.Time) ([]byte, error) {
 	fields := map[string]any{
-		"push_id": m.PushID, "kind": "data", "sent_at": m.SentAt.UnixMilli(), "expires_at": now.Add(m.TTL).UnixMilli(),
+		"push_id": m.PushID, "kind": "data", "priority": urgency(m), "sent_at": m.SentAt.UnixMilli(), "expires_at": now.Add(m.TTL).UnixMilli(),
 	}
 	put := func(name, value string) {
 		if value != "" {
