@@ -68,7 +68,7 @@ func (p *deliverPart) run(l *Loop) {
 	for _, n := range p.list {
 		t := &p.targets[n]
 		p.results[n] = l.deliver(t)
-		l.set.metrics.direct[p.results[n]].Inc()
+		l.tally.direct[p.results[n]]++
 	}
 	p.finish()
 }
@@ -208,7 +208,7 @@ func (l *Loop) broadcastTo(j *job, h *handed, i int32, s *session.Session) {
 	case session.Off:
 		j.result.PermissionOff.Add(low)
 	}
-	l.set.metrics.audience[result].Inc()
+	l.tally.audience[result]++
 	l.perform(i)
 }
 

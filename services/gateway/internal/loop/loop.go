@@ -48,6 +48,7 @@ type Loop struct {
 	ending                session.Output
 	buf                   []byte
 	receipts              []receipt.Item
+	tally                 tally
 	clock                 session.Clock
 	swept                 time.Duration // when housekeeping ran last
 	plain, sealed, framed []byte        // what comes out of TLS; what goes into the socket, and into TLS: of the connection at hand
@@ -121,6 +122,7 @@ func (l *Loop) run() {
 		// Broadcasts come last, a piece at a time: heartbeats, acknowledgements and direct pushes go first.
 		l.runJobs()
 		l.flushReceipts()
+		l.tally.flush(l.set.metrics)
 	}
 	l.end()
 }
@@ -244,7 +246,7 @@ func (l *Loop) read(i int32) {
 		return
 	}
 	if n > 0 && l.conns.at(i).state != stateClosing {
-		l.set.metrics.bytesIn.Add(float64(n))
+		l.tally.bytesIn += n
 		if l.affords(i, n) {
 			l.take(i, l.buf[:n])
 		}

@@ -30,6 +30,33 @@ type Metrics struct {
 	slices            prometheus.Histogram
 }
 
+// tally is what a loop has counted since it flushed: the processors must not fight over counters at each message.
+type tally struct {
+	bytesIn, bytesOut, acks int
+	audience                [session.Results]int
+	direct                  [gatewayv1.DeliverResponse_PERMISSION_OFF + 1]int
+}
+
+func (t *tally) flush(m *Metrics) {
+	if *t == (tally{}) {
+		return
+	}
+	m.bytesIn.Add(float64(t.bytesIn))
+	m.bytesOut.Add(float64(t.bytesOut))
+	m.acks.Add(float64(t.acks))
+	for result, n := range t.audience {
+		if n > 0 {
+			m.audience[session.Result(result)].Add(float64(n))
+		}
+	}
+	for result, n := range t.direct {
+		if n > 0 {
+			m.direct[gatewayv1.DeliverResponse_Result(result)].Add(float64(n))
+		}
+	}
+	*t = tally{}
+}
+
 // outcomes of a CONNECT, by the code that it is answered with.
 var outcomes = map[mqtt.Code]string{
 	mqtt.Success: "accepted", mqtt.NotAuthorized: "not_authorized", mqtt.InvalidClientID: "invalid_token",

@@ -94,7 +94,7 @@ func (a *arrived) run(l *Loop) {
 	case a.over:
 		l.close(a.ref.index, session.ByPeer)
 	default:
-		l.set.metrics.bytesIn.Add(float64(len(a.data)))
+		l.tally.bytesIn += len(a.data)
 		if !l.affords(a.ref.index, len(a.data)) {
 			return
 		}

@@ -92,7 +92,7 @@ func (l *Loop) pushSlice(c *conn, push uuid.UUID) pushSlice {
 // receipt notes a step that a delivery took.
 func (l *Loop) receipt(c *conn, a *session.Action) {
 	if a.Step == ledgerv1.Step_STEP_ARRIVED {
-		l.set.metrics.acks.Inc()
+		l.tally.acks++
 	}
 	if a.Audience {
 		h := l.memory.of(l.pushSlice(c, a.Message), l.clock.Since)
@@ -116,7 +116,7 @@ func (l *Loop) write(i int32, data []byte) {
 		c.rest.ride.ferry(data)
 		return
 	}
-	l.set.metrics.bytesOut.Add(float64(len(data)))
+	l.tally.bytesOut += len(data)
 	l.transmit(i, l.wrap(l.conns.at(i), data))
 }
 

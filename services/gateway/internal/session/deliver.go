@@ -29,6 +29,8 @@ const (
 	NotReceiving
 	// Over: the message has expired.
 	Over
+	// Results is one more than the last.
+	Results
 )
 
 const (
