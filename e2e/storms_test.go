@@ -82,12 +82,13 @@ func TestANetworkThatGoesAwayWithoutAWord(t *testing.T) {
 	t.Parallel()
 	cluster := rig.StartCluster(t, rig.Options{Gateways: 1})
 	app := cluster.CreateApp(t, "travel")
-	wifi := rig.NewLink(t, cluster.MQTTs[0])
 	for _, c := range []struct {
 		name string
 		told bool
 	}{{"told of the change", true}, {"left to find out", false}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			wifi := rig.NewLink(t, cluster.MQTTs[0])
 			var network sync.Map // where the phone's next connection goes
 			network.Store("now", wifi.Addr())
 			p := connectedBy(t, app, func() string { address, _ := network.Load("now"); return address.(string) })
@@ -383,7 +384,7 @@ func (p pace) check(t *testing.T, gateway string, seen []let) (most float64) {
 // accepts returns how many CONNECTs a gateway has accepted.
 func accepts(g *rig.Process) (float64, error) {
 	client := http.Client{Timeout: time.Second}
-	response, err := client.Get("http://" + g.Admin + "/metrics") //nolint:noctx // bounded by the client
+	response, err := client.Get("http://" + g.Admin + "/metrics")
 	if err != nil {
 		return 0, err
 	}
