@@ -28,6 +28,7 @@ var channels = []vendorChannel{
 	{"meizu", "url: {url}", true, false},
 	{"oppo", "url: {url}", true, true},
 	{"vivo", "url: {url}", true, true},
+	{"webpush", "hosts: [127.0.0.1]\nprivate: true\nca: {ca}", false, false},
 	{"xiaomi", "url: {url}", true, true},
 }
 
@@ -94,6 +95,10 @@ func (a *vendorApp) register(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	for i, channelToken := range channelTokens {
+		var subscription struct{ Endpoint string } // Web Push: the service knows no more of it
+		if json.Unmarshal([]byte(channelToken), &subscription) == nil {
+			channelToken = subscription.Endpoint
+		}
 		a.devices[channelToken] = a.phones[i]
 	}
 }

@@ -31,8 +31,12 @@ func (c *Cluster) StartVendors(t testing.TB, channels ...string) *Vendors {
 		list = append(list, fmt.Sprintf("%q", channel+"="+Addr(t)))
 	}
 	control, admin := Addr(t), Addr(t)
-	c.write(t, "vendorsim.yaml", fmt.Appendf(nil, "dir: vendorsim\nchannels: [%s]\ncontrol: %s\ntelemetry: {listen: %q}\n",
-		strings.Join(list, ", "), control, admin))
+	tls := ""
+	if slices.Contains(channels, "webpush") { // a subscription is a URL, and https
+		tls = "webpush"
+	}
+	c.write(t, "vendorsim.yaml", fmt.Appendf(nil, "dir: vendorsim\nchannels: [%s]\ntls: [%s]\ncontrol: %s\ntelemetry: {listen: %q}\n",
+		strings.Join(list, ", "), tls, control, admin))
 	v.Process = c.process(t, "vendorsim", "vendorsim", admin, "-config", "vendorsim.yaml")
 	v.Start(t)
 	v.Control = "http://" + control

@@ -23,6 +23,7 @@ import (
 	"github.com/halleypush/halley/services/senders/meizu"
 	"github.com/halleypush/halley/services/senders/oppo"
 	"github.com/halleypush/halley/services/senders/vivo"
+	"github.com/halleypush/halley/services/senders/webpush"
 	"github.com/halleypush/halley/services/senders/xiaomi"
 	"github.com/halleypush/halley/services/vendorsim"
 )
@@ -57,6 +58,10 @@ func embeddables() map[string]embeddable {
 			func(c *oppo.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.OPPO) }),
 		channel.Vivo: embed(vivo.New, func(c *vivo.Config) *sender.Config { return &c.Config },
 			func(c *vivo.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Vivo) }),
+		channel.WebPush: embed(webpush.New, func(c *webpush.Config) *sender.Config { return &c.Config },
+			func(c *webpush.Config, s *vendorsim.Simulators) {
+				c.Hosts, c.Private, c.CA = []string{"127.0.0.1"}, true, s.CAFile()
+			}),
 		channel.Xiaomi: embed(xiaomi.New, func(c *xiaomi.Config) *sender.Config { return &c.Config },
 			func(c *xiaomi.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.Xiaomi) }),
 	}
@@ -124,6 +129,7 @@ func (u *up) newSimulators(ctx context.Context) error {
 	for _, name := range vendorsim.Channels() {
 		c.Channels = append(c.Channels, name+"=127.0.0.1:0")
 	}
+	c.TLS = []string{channel.WebPush} // a subscription is a URL, and https
 	c.Dir, c.Control = u.site.Path("vendorsim"), u.config.SimulatorControl
 	c.Shared, c.Health = u.telemetry, u.health.Part("vendorsim")
 	var err error

@@ -8,20 +8,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/halleypush/halley/pkg/channel"
 	"github.com/halleypush/halley/pkg/postgres/postgrestest"
 	"github.com/halleypush/halley/services/halley"
 	"github.com/halleypush/halley/services/halley/internal/cli"
 )
 
-// simulated are the channels with a sender and a simulator. A new one is added here.
-var simulated = []string{"apns", "fcm", "harmony", "honor", "huawei", "meizu", "oppo", "vivo", "xiaomi"}
-
-// TestChannelsOfAnApp sets, shows and takes away the credentials of every channel that has a simulator.
+// TestChannelsOfAnApp sets, shows and takes away the credentials of every channel. Of Web Push there is no sender here.
 func TestChannelsOfAnApp(t *testing.T) {
 	t.Parallel()
+	served := slices.DeleteFunc(channel.Vendors(), func(name string) bool { return name == channel.WebPush })
 	data := dataFolder(t)
 	up(t, data, func(c *halley.Config) {
-		c.Channels, c.VendorSimulators, c.SimulatorControl = simulated, true, "127.0.0.1:0"
+		c.Channels, c.VendorSimulators, c.SimulatorControl = served, true, "127.0.0.1:0"
 	})
 	env, err := os.ReadFile(filepath.Join(data, "demo.env"))
 	if err != nil {
@@ -54,7 +53,7 @@ func TestChannelsOfAnApp(t *testing.T) {
 	}
 
 	// The simulator's credential, and then the same one from its files. It is never shown.
-	for _, name := range simulated {
+	for _, name := range served {
 		if shown := must("channel", "set", name, "--simulator", control); !strings.Contains(shown, "checked      yes") {
 			t.Errorf("channel set %s printed\n%s", name, shown)
 		}
@@ -72,7 +71,7 @@ func TestChannelsOfAnApp(t *testing.T) {
 	refused("credential", "channel", "set", "apns", "--simulator", control, "--team-id", "TEAM999999") // Apple does not know the team
 
 	all := must("channel", "list")
-	for _, name := range slices.Concat(simulated, []string{"webpush"}) {
+	for _, name := range channel.Vendors() {
 		if !strings.Contains(all, name) {
 			t.Errorf("channel list does not have %s:\n%s", name, all)
 		}
@@ -104,7 +103,7 @@ func TestTheDemonstrationReachesAPhoneOfEveryMaker(t *testing.T) {
 	if code != cli.ExitOK {
 		t.Fatalf("exit code %d: %s\n%s", code, errOut, out)
 	}
-	for _, name := range simulated {
+	for _, name := range channel.Vendors() {
 		if !strings.Contains(out, name) {
 			t.Errorf("no phone of %s in\n%s", name, out)
 		}

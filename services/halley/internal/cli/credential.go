@@ -108,6 +108,11 @@ func credentialFields(name string) []credentialField {
 			{"receipt_id", textField, "the id of the receipts' address, as in the console"},
 			category,
 		}
+	case channel.WebPush:
+		return []credentialField{
+			{"private_key", textField, "the private key of the VAPID pair"},
+			{"subject", textField, "who to write to: a mailto: or https: URL"},
+		}
 	case channel.Xiaomi:
 		return []credentialField{
 			appSecret,

@@ -18,6 +18,7 @@ import (
 	"github.com/halleypush/halley/services/senders/meizu"
 	"github.com/halleypush/halley/services/senders/oppo"
 	"github.com/halleypush/halley/services/senders/vivo"
+	"github.com/halleypush/halley/services/senders/webpush"
 	"github.com/halleypush/halley/services/senders/xiaomi"
 )
 
@@ -80,6 +81,7 @@ func TestEveryFlagIsAFieldOfItsSender(t *testing.T) {
 		channel.Meizu:   vendor(meizu.New),
 		channel.OPPO:    vendor(oppo.New),
 		channel.Vivo:    vendor(vivo.New),
+		channel.WebPush: vendor(webpush.New),
 		channel.Xiaomi:  vendor(xiaomi.New),
 	}
 	for _, name := range channel.Vendors() {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/halleypush/halley/pkg/client"
@@ -150,7 +152,8 @@ func watch(ctx context.Context, g *globals, business *client.Client, id string, 
 	var push *pushv1.Push
 	for {
 		now, err := business.GetPush(ctx, g.app, id)
-		if err != nil && ctx.Err() == nil {
+		// A call that the end of the wait cuts off can say so a moment before ctx does.
+		if err != nil && ctx.Err() == nil && status.Code(err) != codes.DeadlineExceeded {
 			return err
 		}
 		if err == nil {

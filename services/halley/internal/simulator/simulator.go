@@ -55,6 +55,9 @@ func consoles() map[string]console {
 			fixed:    map[string]any{"receipt_id": "1"},
 			receipts: func(app map[string]any, url string) { app["receipts"] = map[string]string{"1": url} },
 		},
+		channel.WebPush: {
+			given: map[string]string{"private_key": "vapid_private_key"}, fixed: map[string]any{"subject": "mailto:push@example.com"},
+		},
 		channel.Xiaomi: {
 			app:   map[string]any{"packages": []string{appPackage}},
 			given: map[string]string{"app_secret": "app_secret"}, fixed: map[string]any{"package": appPackage},
