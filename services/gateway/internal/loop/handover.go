@@ -15,8 +15,8 @@ import (
 
 const (
 	// quantum and quantumTime bound one piece of a broadcast: writes, and time.
-	quantum     = 256
-	quantumTime = 2 * time.Millisecond
+	quantum     = 64
+	quantumTime = 500 * time.Microsecond
 )
 
 // Target is one delivery of a direct hand-over. Message is nil if its app is not known here, and so has no sessions.

@@ -43,15 +43,18 @@ func (s *shakers) enter() bool {
 func (s *shakers) leave() { s.under.Add(-1) }
 
 // handshake is a TLS handshake that is under way, in a goroutine of its own: crypto/tls has no other form. It begins when the
-// client's first bytes have come, never touches the socket, and ends with the command shaken.
+// client's first bytes have come, and ends with the command shaken. It writes to the socket itself, but never waits for it; the
+// loop reads, and closes it after abandon only.
 type handshake struct {
 	set *Set
 	ref Ref
 	tls *secured
+	fd  int
 
 	mu        sync.Mutex
 	in        []byte        // guarded by mu: what came and is not read
 	abandoned bool          // guarded by mu
+	behind    bool          // guarded by mu: the socket did not take everything; the loop writes on
 	more      chan struct{} // has room for one: in or abandoned has changed
 }
 
@@ -64,7 +67,7 @@ func (l *Loop) shake(i int32, data []byte) {
 			l.close(i, session.Overload)
 			return
 		}
-		h := &handshake{set: l.set, ref: l.ref(i), tls: &secured{}, more: make(chan struct{}, 1)}
+		h := &handshake{set: l.set, ref: l.ref(i), tls: &secured{}, fd: int(c.fd), more: make(chan struct{}, 1)}
 		h.tls.pipe.shaking = h
 		h.tls.conn = tls.Server(&h.tls.pipe, c.rest.port.TLS)
 		c.rest.tls = h.tls
@@ -128,9 +131,28 @@ func (h *handshake) read(b []byte) (int, error) {
 	}
 }
 
-func (h *handshake) write(b []byte) { h.ref.loop.post(&flight{h.ref, bytes.Clone(b)}) }
+// write sends to the peer. What the socket does not take now the loop sends.
+func (h *handshake) write(b []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.abandoned {
+		return errAbandoned
+	}
+	if !h.behind {
+		n, err := writeNative(h.fd, b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	if len(b) > 0 {
+		h.behind = true
+		h.ref.loop.post(&flight{h.ref, bytes.Clone(b)})
+	}
+	return nil
+}
 
-// flight is what a handshake sends.
+// flight is what a handshake sends and the socket did not take at once.
 type flight struct {
 	ref  Ref
 	data []byte

@@ -53,7 +53,9 @@ func (p *pipe) Read(b []byte) (int, error) {
 
 func (p *pipe) Write(b []byte) (int, error) {
 	if p.shaking != nil {
-		p.shaking.write(b)
+		if err := p.shaking.write(b); err != nil {
+			return 0, err
+		}
 	} else {
 		p.out = append(p.out, b...)
 	}
@@ -102,8 +104,13 @@ func (l *Loop) take(i int32, data []byte) {
 			shrink(s.conn)
 			return
 		}
-		if err != nil {
-			l.finish(i, session.ByPeer)
+		if err != nil { // the peer has said that it goes, or broke the protocol: it reads nothing more that matters
+			l.over(i, session.ByPeer)
+			c.state = stateClosing
+			l.farewell(i)
+			if c.gen == gen {
+				l.free(i)
+			}
 			return
 		}
 	}
