@@ -37,7 +37,7 @@ type vendorChannel struct {
 	name     string
 	config   string // of the sender; {url} and {ca} are the simulator's
 	receipts bool   // the vendor says when a message has reached the phone
-	dedup    bool   // a request has an id by which the vendor can tell repeats; without one, the app drops them by push_id
+	dedup    bool   // requests carry an id that a repeat has, too; without one, only the push_id in the message tells it
 }
 
 // vendorPhones is how many phones each channel has.
@@ -221,7 +221,7 @@ func (a *vendorApp) killInMidBatch(t *testing.T) partlySent {
 	return push
 }
 
-// testKilled: nothing of the push is lost, and the vendor can tell what comes twice.
+// testKilled: nothing of the push is lost, and what comes twice has the same id where the vendor has one.
 func (a *vendorApp) testKilled(t *testing.T, push partlySent) {
 	if push.accepted == len(a.phones) {
 		t.Fatal("the sender was killed too late: all was accepted")
@@ -251,7 +251,7 @@ func (a *vendorApp) testKilled(t *testing.T, push partlySent) {
 			t.Fatalf("the ids by which %s can tell that the push came twice to %s are %q", a.name, token, of)
 		}
 	}
-	t.Logf("killed when %d of %d were accepted; %d came twice; with an id by which the vendor can tell: %v",
+	t.Logf("killed when %d of %d were accepted; %d came twice, with an id that says so: %v",
 		push.accepted, len(a.phones), twice, a.dedup)
 }
 
