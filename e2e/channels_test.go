@@ -113,7 +113,7 @@ func registerPhone(app *rig.App, channel, channelToken string) (token, secret st
 		return "", "", err
 	}
 	client := http.Client{Timeout: 20 * time.Second}
-	response, err := client.Post(app.URL+"/device/v1/register", "application/json", bytes.NewReader(body)) //nolint:noctx // bounded by the client
+	response, err := client.Post(app.URL+"/device/v1/register", "application/json", bytes.NewReader(body))
 	if err != nil {
 		return "", "", fmt.Errorf("register: %w", err)
 	}
@@ -175,17 +175,17 @@ func TestChannels(t *testing.T) {
 	t.Parallel()
 	apps := startChannels(t, vendorPhones)
 	for _, app := range apps {
-		t.Run("delivered/"+app.name, app.testDelivered) //nolint:paralleltest // the stages stand on each other
+		t.Run("delivered/"+app.name, app.testDelivered)
 	}
 	killed := make([]partlySent, len(apps))
 	for i, app := range apps { // all at once: what a killed sender had comes again after a minute
 		killed[i] = app.killInMidBatch(t)
 	}
 	for i, app := range apps {
-		t.Run("killed/"+app.name, func(t *testing.T) { app.testKilled(t, killed[i]) }) //nolint:paralleltest // as above
+		t.Run("killed/"+app.name, func(t *testing.T) { app.testKilled(t, killed[i]) })
 	}
-	for _, app := range apps {
-		t.Run("down/"+app.name, func(t *testing.T) { app.testDown(t, apps) }) //nolint:paralleltest // as above
+	for _, app := range apps { //nolint:paralleltest // the stages stand on each other
+		t.Run("down/"+app.name, func(t *testing.T) { app.testDown(t, apps) })
 	}
 }
 
@@ -223,6 +223,7 @@ func (a *vendorApp) killInMidBatch(t *testing.T) partlySent {
 
 // testKilled: nothing of the push is lost, and what comes twice has the same id where the vendor has one.
 func (a *vendorApp) testKilled(t *testing.T, push partlySent) {
+	t.Helper()
 	if push.accepted == len(a.phones) {
 		t.Fatal("the sender was killed too late: all was accepted")
 	}
@@ -257,6 +258,7 @@ func (a *vendorApp) testKilled(t *testing.T, push partlySent) {
 
 // testDown takes the vendor away: its breaker opens, other channels take no notice, and all is delivered once it is back.
 func (a *vendorApp) testDown(t *testing.T, apps []*vendorApp) {
+	t.Helper()
 	parked := a.sender.Parked(t, "breaker")
 	a.vendors.Switch(t, a.name, map[string]any{"outage": map[string]any{"mode": "503", "path": "/", "share": 1}})
 	pushID := a.Push(t, a.phones...)

@@ -61,8 +61,8 @@ func TestFrozenPhones(t *testing.T) {
 
 	phones.Freeze(t)
 	defer phones.Thaw(t)
-	for what, to := range map[string][]string{"to each": app.phones, "to everyone": nil} {
-		t.Run(what, func(t *testing.T) { //nolint:paralleltest // on the same phones
+	for what, to := range map[string][]string{"to each": app.phones, "to everyone": nil} { //nolint:paralleltest // on the same phones
+		t.Run(what, func(t *testing.T) {
 			begun := time.Now()
 			pushID := app.Push(t, to...)
 			rig.Until(t, ackTimeout+vendorWithin, "the vendor has the push for all phones", func() error {
