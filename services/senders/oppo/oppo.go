@@ -24,7 +24,6 @@ type Config struct {
 	URL         string `yaml:"url" env:"OPPO_URL" default:"https://api.push.oppomobile.com" doc:"URL of OPPO PUSH for devices of China"`
 	Overseas    string `yaml:"overseas" env:"OPPO_OVERSEAS" default:"https://api-intl.push.oppomobile.com" doc:"URL for devices of elsewhere"`
 	CA          string `yaml:"ca" env:"OPPO_CA" doc:"file with certificates that sign the service's, beside the system's; for simulators"`
-	Batch       int    `yaml:"batch" env:"OPPO_BATCH" default:"1000" doc:"targets of one request; older texts say 100"`
 	TitleLength int    `yaml:"title_length" env:"OPPO_TITLE_LENGTH" default:"50" doc:"characters of a title"`
 	BodyLength  int    `yaml:"body_length" env:"OPPO_BODY_LENGTH" default:"128" doc:"characters of a body"`
 	ShortLength int    `yaml:"short_length" env:"OPPO_SHORT_LENGTH" default:"50" doc:"characters beyond which a body is sent as a long text; older texts say 200"`
@@ -33,6 +32,8 @@ type Config struct {
 const (
 	authPath = "/server/v1/auth"
 	sendPath = "/server/v1/message/notification/unicast_batch"
+	// batch is the newest limit; older texts say 100.
+	batch = 1000
 	// maxTTL is how long OPPO keeps a message.
 	maxTTL = 10 * 24 * time.Hour
 	// perSecond is the rate in requests: of the smallest apps, in targets, it is 5,000 (from a third party's guide).
@@ -72,7 +73,7 @@ func (*Vendor) Channel() string { return channel.OPPO }
 // Limits returns what OPPO allows.
 func (v *Vendor) Limits() sender.Limits {
 	return sender.Limits{
-		Batch: v.config.Batch, PerSecond: perSecond, Concurrency: concurrency, MaxTTL: maxTTL,
+		Batch: batch, PerSecond: perSecond, Concurrency: concurrency, MaxTTL: maxTTL,
 		Title: sender.Length{Characters: v.config.TitleLength}, Body: sender.Length{Characters: v.config.BodyLength},
 	}
 }

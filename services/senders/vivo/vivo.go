@@ -20,17 +20,18 @@ import (
 type Config struct {
 	sender.Config `yaml:",inline"`
 
-	URL         string        `yaml:"url" env:"VIVO_URL" default:"https://api-push.vivo.com.cn" doc:"URL of vivo Push"`
-	CA          string        `yaml:"ca" env:"VIVO_CA" doc:"file with certificates that sign the service's, beside the system's; for simulators"`
-	MaxTTL      time.Duration `yaml:"max_ttl" env:"VIVO_MAX_TTL" default:"24h" doc:"how long vivo keeps a message; older texts say 7 days"`
-	TitleLength int           `yaml:"title_length" env:"VIVO_TITLE_LENGTH" default:"40" doc:"characters of a title"`
-	BodyLength  int           `yaml:"body_length" env:"VIVO_BODY_LENGTH" default:"100" doc:"characters of a body"`
+	URL         string `yaml:"url" env:"VIVO_URL" default:"https://api-push.vivo.com.cn" doc:"URL of vivo Push"`
+	CA          string `yaml:"ca" env:"VIVO_CA" doc:"file with certificates that sign the service's, beside the system's; for simulators"`
+	TitleLength int    `yaml:"title_length" env:"VIVO_TITLE_LENGTH" default:"40" doc:"characters of a title"`
+	BodyLength  int    `yaml:"body_length" env:"VIVO_BODY_LENGTH" default:"100" doc:"characters of a body"`
 }
 
 const (
 	authPath, sendPath, savePath, listPath = "/message/auth", "/message/send", "/message/saveListPayload", "/message/pushToList"
 
 	batch = 1000
+	// maxTTL is how long vivo keeps a message by its newest text; older ones say 7 days.
+	maxTTL = 24 * time.Hour
 	// perSecond is the least rate, in requests.
 	perSecond = 500
 	// concurrency is how many requests of one app are under way.
@@ -71,7 +72,7 @@ func (*Vendor) Channel() string { return channel.Vivo }
 // Limits returns what vivo allows.
 func (v *Vendor) Limits() sender.Limits {
 	return sender.Limits{
-		Batch: batch, PerSecond: perSecond, Concurrency: concurrency, MaxTTL: v.config.MaxTTL,
+		Batch: batch, PerSecond: perSecond, Concurrency: concurrency, MaxTTL: maxTTL,
 		Title: sender.Length{Characters: v.config.TitleLength}, Body: sender.Length{Characters: v.config.BodyLength},
 	}
 }
