@@ -161,8 +161,8 @@ func (c *credentialCache) renew(ctx context.Context, app uint32, refused *held) 
 	return fresh
 }
 
-// ofID returns the credential and the number of the app with an id, for receipts. An app that this process has had no job of
-// is not known: strangers who call have nothing asked for them.
+// ofID returns the credential and the number of the app with an id, for receipts. Pushcore has told the ids of all apps that have
+// a credential for the channel: strangers who call have nothing asked for them.
 func (c *credentialCache) ofID(ctx context.Context, id string) (*held, uint32) {
 	c.mu.Lock()
 	app, ok := c.ids[id]
@@ -191,6 +191,15 @@ func (c *credentialCache) drop(apps ...uint32) {
 	}
 }
 
+// learn notes apps' ids, by which receipts come.
+func (c *credentialCache) learn(ids map[uint32]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for app, id := range ids {
+		c.ids[id] = app // it does not change
+	}
+}
+
 // watch drops what changed until ctx ends. While pushcore is away, what is cached stays in use.
 func (c *credentialCache) watch(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -213,6 +222,7 @@ func (c *credentialCache) watchOnce(ctx context.Context) error {
 			return err
 		}
 		c.drop(change.GetApps()...)
+		c.learn(change.GetIds())
 	}
 }
 

@@ -123,7 +123,13 @@ func (c *core) GetCredential(_ context.Context, r *senderv1.GetCredentialRequest
 }
 
 func (c *core) WatchCredentials(_ *senderv1.WatchCredentialsRequest, stream grpc.ServerStreamingServer[senderv1.WatchCredentialsResponse]) error {
-	if err := stream.Send(&senderv1.WatchCredentialsResponse{}); err != nil {
+	c.mu.Lock()
+	first := &senderv1.WatchCredentialsResponse{Ids: map[uint32]string{}}
+	for app := range c.keys {
+		first.Ids[app] = fmt.Sprintf("app%d", app)
+	}
+	c.mu.Unlock()
+	if err := stream.Send(first); err != nil {
 		return err
 	}
 	for {
@@ -463,6 +469,29 @@ func TestASpentQuotaWaitsForTheNextDayOrIsReported(t *testing.T) {
 	}
 	if n := len(v.seen()); n != 1 {
 		t.Errorf("the vendor was asked %d times", n)
+	}
+}
+
+// A sender that was started again has had no job of the app yet, and vendors send receipts once.
+func TestReceiptsComeBeforeTheFirstJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &vendor{}, nil)
+	address := "http://" + r.ReceiptsAddr() + "/receipts/fcm/app1/" + strings.Repeat("5", 32)
+	deadline := time.Now().Add(10 * time.Second)
+	for status := 0; status != http.StatusOK; { // until the sender has been told the apps
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, strings.NewReader("nonsense t0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Signature", "good")
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if status = response.StatusCode; status != http.StatusOK && time.Now().After(deadline) {
+			t.Fatalf("answered %d", status)
+		}
 	}
 }
 

@@ -147,7 +147,7 @@ func TestSendersOfAllReplicasHearOfChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(changed.GetApps()) == 1 && changed.GetApps()[0] == app.Number {
+		if len(changed.GetApps()) == 1 && changed.GetApps()[0] == app.Number && changed.GetIds()[app.Number] == app.ID {
 			return
 		}
 	}

@@ -306,7 +306,10 @@ func (x *WatchCredentialsRequest) GetChannel() string {
 type WatchCredentialsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The numbers of the apps whose credential, or settings that go with it, changed. Empty: any may have.
-	Apps          []uint32 `protobuf:"varint,1,rep,packed,name=apps,proto3" json:"apps,omitempty"`
+	Apps []uint32 `protobuf:"varint,1,rep,packed,name=apps,proto3" json:"apps,omitempty"`
+	// The ids of those of these apps, of all if any may have changed, that have a credential for the channel, by their numbers:
+	// receipts come by the app's id.
+	Ids           map[uint32]string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +347,13 @@ func (*WatchCredentialsResponse) Descriptor() ([]byte, []int) {
 func (x *WatchCredentialsResponse) GetApps() []uint32 {
 	if x != nil {
 		return x.Apps
+	}
+	return nil
+}
+
+func (x *WatchCredentialsResponse) GetIds() map[uint32]string {
+	if x != nil {
+		return x.Ids
 	}
 	return nil
 }
@@ -1020,9 +1030,13 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\x06app_id\x18\x04 \x01(\tR\x05appId\x12'\n" +
 	"\x0frefuse_overlong\x18\x05 \x01(\bR\x0erefuseOverlong\">\n" +
 	"\x17WatchCredentialsRequest\x12#\n" +
-	"\achannel\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x10R\achannel\".\n" +
+	"\achannel\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x10R\achannel\"\xad\x01\n" +
 	"\x18WatchCredentialsResponse\x12\x12\n" +
-	"\x04apps\x18\x01 \x03(\rR\x04apps\"\xb6\x03\n" +
+	"\x04apps\x18\x01 \x03(\rR\x04apps\x12E\n" +
+	"\x03ids\x18\x02 \x03(\v23.halley.sender.v1.WatchCredentialsResponse.IdsEntryR\x03ids\x1a6\n" +
+	"\bIdsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x03\n" +
 	"\x03Job\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\rR\x03app\x12\x15\n" +
 	"\x06app_id\x18\x02 \x01(\tR\x05appId\x12\x17\n" +
@@ -1119,7 +1133,7 @@ func file_halley_sender_v1_sender_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_sender_v1_sender_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_halley_sender_v1_sender_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_halley_sender_v1_sender_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_halley_sender_v1_sender_proto_goTypes = []any{
 	(Outcome)(0),                     // 0: halley.sender.v1.Outcome
 	(*GetCredentialRequest)(nil),     // 1: halley.sender.v1.GetCredentialRequest
@@ -1133,37 +1147,39 @@ var file_halley_sender_v1_sender_proto_goTypes = []any{
 	(*Report)(nil),                   // 9: halley.sender.v1.Report
 	(*Check)(nil),                    // 10: halley.sender.v1.Check
 	(*Checked)(nil),                  // 11: halley.sender.v1.Checked
-	nil,                              // 12: halley.sender.v1.Content.DataEntry
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
-	(*v1.Notification)(nil),          // 14: halley.push.v1.Notification
-	(*structpb.Struct)(nil),          // 15: google.protobuf.Struct
-	(v1.Policy_Priority)(0),          // 16: halley.push.v1.Policy.Priority
+	nil,                              // 12: halley.sender.v1.WatchCredentialsResponse.IdsEntry
+	nil,                              // 13: halley.sender.v1.Content.DataEntry
+	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
+	(*v1.Notification)(nil),          // 15: halley.push.v1.Notification
+	(*structpb.Struct)(nil),          // 16: google.protobuf.Struct
+	(v1.Policy_Priority)(0),          // 17: halley.push.v1.Policy.Priority
 }
 var file_halley_sender_v1_sender_proto_depIdxs = []int32{
-	6,  // 0: halley.sender.v1.Job.content:type_name -> halley.sender.v1.Content
-	13, // 1: halley.sender.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	13, // 2: halley.sender.v1.Job.not_before:type_name -> google.protobuf.Timestamp
-	7,  // 3: halley.sender.v1.Job.targets:type_name -> halley.sender.v1.Target
-	14, // 4: halley.sender.v1.Content.notification:type_name -> halley.push.v1.Notification
-	12, // 5: halley.sender.v1.Content.data:type_name -> halley.sender.v1.Content.DataEntry
-	15, // 6: halley.sender.v1.Content.override:type_name -> google.protobuf.Struct
-	16, // 7: halley.sender.v1.Content.priority:type_name -> halley.push.v1.Policy.Priority
-	13, // 8: halley.sender.v1.Content.sent_at:type_name -> google.protobuf.Timestamp
-	13, // 9: halley.sender.v1.Target.reported_at:type_name -> google.protobuf.Timestamp
-	0,  // 10: halley.sender.v1.Result.outcome:type_name -> halley.sender.v1.Outcome
-	13, // 11: halley.sender.v1.Result.gone_at:type_name -> google.protobuf.Timestamp
-	8,  // 12: halley.sender.v1.Report.results:type_name -> halley.sender.v1.Result
-	13, // 13: halley.sender.v1.Report.again_at:type_name -> google.protobuf.Timestamp
-	13, // 14: halley.sender.v1.Checked.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 15: halley.sender.v1.CredentialService.GetCredential:input_type -> halley.sender.v1.GetCredentialRequest
-	3,  // 16: halley.sender.v1.CredentialService.WatchCredentials:input_type -> halley.sender.v1.WatchCredentialsRequest
-	2,  // 17: halley.sender.v1.CredentialService.GetCredential:output_type -> halley.sender.v1.GetCredentialResponse
-	4,  // 18: halley.sender.v1.CredentialService.WatchCredentials:output_type -> halley.sender.v1.WatchCredentialsResponse
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	12, // 0: halley.sender.v1.WatchCredentialsResponse.ids:type_name -> halley.sender.v1.WatchCredentialsResponse.IdsEntry
+	6,  // 1: halley.sender.v1.Job.content:type_name -> halley.sender.v1.Content
+	14, // 2: halley.sender.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	14, // 3: halley.sender.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	7,  // 4: halley.sender.v1.Job.targets:type_name -> halley.sender.v1.Target
+	15, // 5: halley.sender.v1.Content.notification:type_name -> halley.push.v1.Notification
+	13, // 6: halley.sender.v1.Content.data:type_name -> halley.sender.v1.Content.DataEntry
+	16, // 7: halley.sender.v1.Content.override:type_name -> google.protobuf.Struct
+	17, // 8: halley.sender.v1.Content.priority:type_name -> halley.push.v1.Policy.Priority
+	14, // 9: halley.sender.v1.Content.sent_at:type_name -> google.protobuf.Timestamp
+	14, // 10: halley.sender.v1.Target.reported_at:type_name -> google.protobuf.Timestamp
+	0,  // 11: halley.sender.v1.Result.outcome:type_name -> halley.sender.v1.Outcome
+	14, // 12: halley.sender.v1.Result.gone_at:type_name -> google.protobuf.Timestamp
+	8,  // 13: halley.sender.v1.Report.results:type_name -> halley.sender.v1.Result
+	14, // 14: halley.sender.v1.Report.again_at:type_name -> google.protobuf.Timestamp
+	14, // 15: halley.sender.v1.Checked.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 16: halley.sender.v1.CredentialService.GetCredential:input_type -> halley.sender.v1.GetCredentialRequest
+	3,  // 17: halley.sender.v1.CredentialService.WatchCredentials:input_type -> halley.sender.v1.WatchCredentialsRequest
+	2,  // 18: halley.sender.v1.CredentialService.GetCredential:output_type -> halley.sender.v1.GetCredentialResponse
+	4,  // 19: halley.sender.v1.CredentialService.WatchCredentials:output_type -> halley.sender.v1.WatchCredentialsResponse
+	18, // [18:20] is the sub-list for method output_type
+	16, // [16:18] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_halley_sender_v1_sender_proto_init() }
@@ -1178,7 +1194,7 @@ func file_halley_sender_v1_sender_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_sender_v1_sender_proto_rawDesc), len(file_halley_sender_v1_sender_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

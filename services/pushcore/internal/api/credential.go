@@ -102,7 +102,7 @@ func (c *Credentials) GetCredential(
 // WatchCredentials tells of changes until the sender goes or the process stops. Every change is told to watchers of all
 // channels: changes are rare, and one too many costs a read.
 func (c *Credentials) WatchCredentials(
-	_ *senderv1.WatchCredentialsRequest, stream grpc.ServerStreamingServer[senderv1.WatchCredentialsResponse],
+	r *senderv1.WatchCredentialsRequest, stream grpc.ServerStreamingServer[senderv1.WatchCredentialsResponse],
 ) error {
 	w := &watcher{more: make(chan struct{}, 1), num: map[uint32]bool{}}
 	w.add(0)
@@ -121,7 +121,13 @@ func (c *Credentials) WatchCredentials(
 		case <-stream.Context().Done():
 			return nil
 		case <-w.more:
-			if err := stream.Send(w.take()); err != nil {
+			response := w.take()
+			var err error
+			// Without the ids the sender would drop nothing that changed: it asks again when the stream has ended.
+			if response.Ids, err = c.channels.IDs(stream.Context(), r.GetChannel(), response.GetApps()); err != nil {
+				return err
+			}
+			if err := stream.Send(response); err != nil {
 				return err
 			}
 		}

@@ -131,6 +131,31 @@ func (c *Channels) Credential(ctx context.Context, app uint32, name string, cand
 	return &channel, credential, nil
 }
 
+// IDs returns the ids of the apps that have a credential for a channel in use, by their numbers: of those named, or of all.
+func (c *Channels) IDs(ctx context.Context, name string, apps []uint32) (map[uint32]string, error) {
+	numbers := make([]int32, len(apps))
+	for i, app := range apps {
+		numbers[i] = int32(app)
+	}
+	rows, err := c.pool.Query(ctx, `
+		SELECT a.app_no, a.app_id FROM channel_credential c JOIN app a ON a.app_no = c.app_no
+		WHERE c.channel = $1 AND NOT c.candidate AND (cardinality($2::integer[]) = 0 OR c.app_no = ANY ($2))`, name, numbers)
+	if err != nil {
+		return nil, fmt.Errorf("read the apps of a channel: %w", err)
+	}
+	ids := map[uint32]string{}
+	var number int32
+	var id string
+	_, err = pgx.ForEachRow(rows, []any{&number, &id}, func() error {
+		ids[uint32(number)] = id
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the apps of a channel: %w", err)
+	}
+	return ids, nil
+}
+
 // Propose stores a credential that is to be checked, in place of an earlier one, and returns its version. The receipt secret
 // is the one that the channel has already: the vendor's console knows it.
 func (c *Channels) Propose(ctx context.Context, app *App, name string, credential []byte) (version int64, err error) {
