@@ -138,12 +138,23 @@ type job struct {
 	result SliceResult
 }
 
-// run lists the sessions that the broadcast is for. Those that come later Pull it.
+// run lists the sessions that the broadcast is for, chunk by chunk as they lie in memory. Those that come later Pull it.
 func (j *job) run(l *Loop) {
+	ends := make([]int32, len(l.conns.chunks)) // where each chunk's sessions end in the list
+	var found []int32
 	for low, i := range l.index[j.key.appSlice] {
 		if j.members.Contains(low) {
-			j.refs = append(j.refs, l.ref(i))
+			found = append(found, i)
+			ends[i/chunkSize]++
 		}
+	}
+	for chunk := 1; chunk < len(ends); chunk++ {
+		ends[chunk] += ends[chunk-1]
+	}
+	j.refs = make([]Ref, len(found))
+	for _, i := range found {
+		ends[i/chunkSize]--
+		j.refs[ends[i/chunkSize]] = l.ref(i)
 	}
 	l.jobs = append(l.jobs, j)
 }

@@ -90,6 +90,10 @@ func (s *Session) dueOf(f *flight, age time.Duration) time.Duration {
 func (s *Session) DueSooner() time.Duration {
 	switch {
 	case s.InFlight() > 0:
+		// The last one is why it is asked; the timer has heard of those before.
+		if last := s.active.flights[s.InFlight()-1]; last.flags&(isReported|isReply) != 0 {
+			return s.App.AckTimeout
+		}
 		return sentAfter
 	case !s.is(asked) && !s.is(opened):
 		return openAfter
