@@ -14,8 +14,6 @@ const (
 	stateFree byte = iota
 	// stateIntro: a balancer's header is awaited.
 	stateIntro
-	// stateShaking: TLS is being agreed on.
-	stateShaking
 	// stateUpgrade: the request that WebSocket begins with is awaited.
 	stateUpgrade
 	// stateHello: its CONNECT is awaited.

@@ -1,23 +1,23 @@
 package loop
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/halleypush/halley/services/gateway/internal/proxy"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
 
-// maxFlight bounds what a peer may send ahead during a handshake, in bytes.
-const maxFlight = 64 << 10
+// TLS begins in a goroutine of its own, because crypto/tls has no other form, over Go's own poller, which wakes goroutines for
+// less than a loop could. Afterwards the connection moves into a loop.
 
-// errAbandoned ends the handshake of a connection that is over.
-var errAbandoned = errors.New("the connection is over")
+var errTooMany = errors.New("too many handshakes are under way")
 
 // shakers bound the TLS handshakes of a gateway: how many may be under way, and how many of them may compute at a time, so that
 // loops get their share of the processors. One that waits for its peer computes nothing: silent peers keep nobody waiting.
@@ -42,152 +42,6 @@ func (s *shakers) enter() bool {
 
 func (s *shakers) leave() { s.under.Add(-1) }
 
-// handshake is a TLS handshake that is under way, in a goroutine of its own: crypto/tls has no other form. It begins when the
-// client's first bytes have come, and ends with the command shaken. It writes to the socket itself, but never waits for it; the
-// loop reads, and closes it after abandon only.
-type handshake struct {
-	set *Set
-	ref Ref
-	tls *secured
-	fd  int
-
-	mu        sync.Mutex
-	in        []byte        // guarded by mu: what came and is not read
-	abandoned bool          // guarded by mu
-	behind    bool          // guarded by mu: the socket did not take everything; the loop writes on
-	more      chan struct{} // has room for one: in or abandoned has changed
-}
-
-// shake gives the handshake of a connection bytes, and begins it with the first ones.
-func (l *Loop) shake(i int32, data []byte) {
-	c := l.conns.at(i)
-	if c.rest.tls == nil {
-		if !l.set.shakers.enter() {
-			l.set.metrics.handshakes[shakeTooMany].Inc()
-			l.close(i, session.Overload)
-			return
-		}
-		h := &handshake{set: l.set, ref: l.ref(i), tls: &secured{}, fd: int(c.fd), more: make(chan struct{}, 1)}
-		h.tls.pipe.shaking = h
-		h.tls.conn = tls.Server(&h.tls.pipe, c.rest.port.TLS)
-		c.rest.tls = h.tls
-		l.set.outsides.Go(h.run)
-	}
-	if !c.rest.tls.pipe.shaking.feed(data) {
-		l.close(i, session.Overload)
-	}
-}
-
-func (h *handshake) run() {
-	h.set.shakers.computing <- struct{}{}
-	err := h.tls.conn.HandshakeContext(context.Background()) // it ends with the connection, which has its time
-	<-h.set.shakers.computing
-	h.set.shakers.leave()
-	h.set.metrics.handshakes[outcomeOfHandshake(h.tls.conn, err)].Inc()
-	h.ref.loop.post(&shaken{h, err})
-}
-
-// feed reports false if there is too much to keep.
-func (h *handshake) feed(data []byte) bool {
-	h.mu.Lock()
-	h.in = append(h.in, data...)
-	fits := len(h.in) <= maxFlight
-	h.mu.Unlock()
-	h.wake()
-	return fits
-}
-
-// abandon ends the handshake; its connection is over.
-func (h *handshake) abandon() {
-	h.mu.Lock()
-	h.abandoned = true
-	h.mu.Unlock()
-	h.wake()
-}
-
-func (h *handshake) wake() {
-	select {
-	case h.more <- struct{}{}:
-	default: // it will look in any case
-	}
-}
-
-// read waits for the peer, without a place among those that compute.
-func (h *handshake) read(b []byte) (int, error) {
-	for {
-		h.mu.Lock()
-		n, abandoned := copy(b, h.in), h.abandoned
-		h.in = h.in[n:]
-		h.mu.Unlock()
-		if n > 0 {
-			return n, nil
-		}
-		if abandoned {
-			return 0, errAbandoned
-		}
-		<-h.set.shakers.computing
-		<-h.more
-		h.set.shakers.computing <- struct{}{}
-	}
-}
-
-// write sends to the peer. What the socket does not take now the loop sends.
-func (h *handshake) write(b []byte) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.abandoned {
-		return errAbandoned
-	}
-	if !h.behind {
-		n, err := writeNative(h.fd, b)
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	if len(b) > 0 {
-		h.behind = true
-		h.ref.loop.post(&flight{h.ref, bytes.Clone(b)})
-	}
-	return nil
-}
-
-// flight is what a handshake sends and the socket did not take at once.
-type flight struct {
-	ref  Ref
-	data []byte
-}
-
-func (f *flight) run(l *Loop) {
-	if l.get(f.ref) != nil {
-		l.transmit(f.ref.index, f.data)
-	}
-}
-
-// shaken is the end of a handshake.
-type shaken struct {
-	*handshake
-	err error
-}
-
-func (s *shaken) run(l *Loop) {
-	i := s.ref.index
-	c := l.get(s.ref)
-	if c == nil || c.state != stateShaking {
-		return
-	}
-	s.tls.pipe.shaking = nil
-	if s.err != nil {
-		l.finish(i, session.Handshake)
-		return
-	}
-	l.inwards(i)
-	s.mu.Lock()
-	behind := s.in
-	s.mu.Unlock()
-	l.take(i, behind)
-}
-
 // How handshakes end.
 const (
 	shakeFull = iota
@@ -210,37 +64,113 @@ func outcomeOfHandshake(conn *tls.Conn, err error) int {
 	}
 }
 
-// approach takes a connection that is not a native socket to where MQTT, or the upgrade to WebSocket, begins. The caller bounds
-// its time.
-func (s *Set) approach(conn net.Conn, a *arrival) (net.Conn, error) {
-	if a.port.Balancers != nil {
-		var header []byte
-		for {
-			client, used, err := s.introduce(header, a.remote, a.port.Balancers)
-			if err != nil {
-				return nil, err
-			}
-			if used > 0 {
-				a.remote = client
-				break
-			}
-			// Byte by byte, so that nothing is taken of what comes behind it.
-			header = append(header, 0)
-			if _, err := io.ReadFull(conn, header[len(header)-1:]); err != nil {
-				return nil, err
-			}
-		}
+// slow is the socket of a handshake: who waits for its peer leaves the place among those that compute.
+type slow struct {
+	net.Conn
+	first   []byte // was read already
+	shakers *shakers
+}
+
+func (c *slow) Read(b []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(b, c.first)
+		c.first = c.first[n:]
+		return n, nil
 	}
-	if a.port.TLS == nil {
-		return conn, nil
+	<-c.shakers.computing
+	defer func() { c.shakers.computing <- struct{}{} }()
+	return c.Conn.Read(b)
+}
+
+// shake makes the handshake of a connection, which begins when the client's first byte has come. The caller bounds its time.
+func (s *Set) shake(conn net.Conn, config *tls.Config) (*secured, error) {
+	var first [1]byte
+	if _, err := io.ReadFull(conn, first[:]); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
 	}
 	if !s.shakers.enter() {
 		s.metrics.handshakes[shakeTooMany].Inc()
-		return nil, errAbandoned
+		return nil, errTooMany
 	}
 	defer s.shakers.leave()
-	secure := tls.Server(conn, a.port.TLS)
-	err := secure.HandshakeContext(context.Background()) // the connection has a deadline
-	s.metrics.handshakes[outcomeOfHandshake(secure, err)].Inc()
+	secure := &secured{}
+	secure.pipe.under = &slow{conn, first[:], s.shakers}
+	secure.conn = tls.Server(&secure.pipe, config)
+	s.shakers.computing <- struct{}{}
+	err := secure.conn.HandshakeContext(context.Background()) // the connection has a deadline
+	<-s.shakers.computing
+	s.metrics.handshakes[outcomeOfHandshake(secure.conn, err)].Inc()
 	return secure, err
+}
+
+// introduced reads a balancer's header, and nothing of what comes behind it.
+func (s *Set) introduced(conn net.Conn, a *arrival) error {
+	header := make([]byte, proxy.Fixed)
+	for rest := header; ; {
+		if _, err := io.ReadFull(conn, rest); err != nil {
+			return fmt.Errorf("header: %w", err)
+		}
+		client, used, err := s.introduce(header, a.remote, a.port.Balancers)
+		if err != nil || used > 0 {
+			a.remote = client
+			return err
+		}
+		header = append(header, make([]byte, proxy.Rest(header))...)
+		rest = header[proxy.Fixed:]
+	}
+}
+
+// bring takes a connection that a goroutine has accepted through what comes before the loops.
+func (s *Set) bring(raw net.Conn, p *Port) {
+	defer s.brought(raw)
+	a := arrival{fd: none, port: p, transport: p.transport(), remote: addressOf(raw), begun: time.Now()}
+	_ = raw.SetDeadline(a.begun.Add(session.ConnectWithin)) // fails only if it is closed
+	var err error
+	if p.Balancers != nil {
+		err = s.introduced(raw, &a)
+	}
+	if err == nil && p.TLS != nil {
+		a.tls, err = s.shake(raw, p.TLS)
+	}
+	if err != nil {
+		_ = raw.Close() // it is not wanted
+		return
+	}
+	_ = raw.SetDeadline(time.Time{}) // as above
+	a.port = &Port{WebSocket: p.WebSocket}
+	if a.fd, err = detach(raw, s.userTimeout); err != nil {
+		a.outside = newOutside(raw, nil, &s.outsides)
+	} else {
+		_ = raw.Close() // the loop has a descriptor of its own
+	}
+	if a.tls != nil {
+		a.tls.pipe.under = nil
+	}
+	s.adopt(a)
+}
+
+// awaited notes a connection that comes, so that a stop need not wait for its peer. It reports false if none is wanted any more.
+func (s *Set) awaited(raw net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.coming != nil {
+		s.coming[raw] = true
+	}
+	return s.coming != nil
+}
+
+func (s *Set) brought(raw net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.coming, raw)
+}
+
+// giveUp closes the connections that are not through yet.
+func (s *Set) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for raw := range s.coming {
+		_ = raw.Close() // its goroutine fails by that
+	}
+	s.coming = nil
 }

@@ -26,7 +26,7 @@ type secured struct {
 // pipe is the net.Conn beneath TLS.
 type pipe struct {
 	in, out []byte
-	shaking *handshake // while the handshake is under way, which reads and writes otherwise
+	under   net.Conn // the socket itself while the handshake is under way
 }
 
 // errEmpty says that crypto/tls must come again when the loop has read more. It is Temporary, so that the connection is not
@@ -40,8 +40,8 @@ func (empty) Timeout() bool   { return true }
 func (empty) Temporary() bool { return true }
 
 func (p *pipe) Read(b []byte) (int, error) {
-	if p.shaking != nil {
-		return p.shaking.read(b)
+	if p.under != nil {
+		return p.under.Read(b)
 	}
 	if len(p.in) == 0 {
 		return 0, errEmpty
@@ -52,13 +52,10 @@ func (p *pipe) Read(b []byte) (int, error) {
 }
 
 func (p *pipe) Write(b []byte) (int, error) {
-	if p.shaking != nil {
-		if err := p.shaking.write(b); err != nil {
-			return 0, err
-		}
-	} else {
-		p.out = append(p.out, b...)
+	if p.under != nil {
+		return p.under.Write(b)
 	}
+	p.out = append(p.out, b...)
 	return len(b), nil
 }
 
@@ -73,12 +70,9 @@ func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
 // inwards goes on to what a connection's port asks for behind the layer that is through.
 func (l *Loop) inwards(i int32) {
 	c := l.conns.at(i)
-	switch p := c.rest.port; {
-	case c.state < stateShaking && p.TLS != nil:
-		c.state = stateShaking
-	case c.state < stateUpgrade && p.WebSocket:
+	if c.state < stateUpgrade && c.rest.port.WebSocket {
 		c.state = stateUpgrade
-	default:
+	} else {
 		c.state = stateHello
 	}
 }
@@ -86,7 +80,7 @@ func (l *Loop) inwards(i int32) {
 // take gives a connection bytes that came from its socket.
 func (l *Loop) take(i int32, data []byte) {
 	c := l.conns.at(i)
-	if c.rest == nil || c.rest.tls == nil || c.rest.tls.pipe.shaking != nil {
+	if c.rest == nil || c.rest.tls == nil {
 		l.unframe(i, data)
 		return
 	}
@@ -186,7 +180,7 @@ func (l *Loop) farewell(i int32) {
 			l.transmit(i, l.seal(c, l.framed))
 		}
 	}
-	if c.gen != gen || c.rest.tls == nil || c.rest.tls.pipe.shaking != nil {
+	if c.gen != gen || c.rest.tls == nil {
 		return
 	}
 	s := c.rest.tls

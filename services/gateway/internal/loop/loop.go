@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -123,6 +124,9 @@ func (l *Loop) run() {
 		l.runJobs()
 		l.flushReceipts()
 		l.tally.flush(l.set.metrics)
+		if len(l.jobs) > 0 {
+			runtime.Gosched() // those who bring direct messages need a processor, too, not only in 10 ms
+		}
 	}
 	l.end()
 }
@@ -209,8 +213,10 @@ type arrival struct {
 	outside   *outside // one of another kind
 	port      *Port    // what is spoken on it, as far as outside does not see to that
 	transport Transport
+	tls       *secured           // the handshake is through
 	websocket *websocket.Decoder // the upgrade is through
 	remote    netip.Addr
+	begun     time.Time // zero: now
 }
 
 // begin makes a connection of what has come.
@@ -219,7 +225,10 @@ func (l *Loop) begin(a arrival) {
 	c := l.conns.at(i)
 	c.state, c.fd, c.transport = stateIntro, a.fd, a.transport
 	c.hello = session.Unidentified{Begun: l.clock.Since}
-	c.rest = &rest{remote: a.remote, outside: a.outside, port: a.port, websocket: a.websocket}
+	if !a.begun.IsZero() {
+		c.hello.Begun = a.begun.Sub(l.set.begun)
+	}
+	c.rest = &rest{remote: a.remote, outside: a.outside, port: a.port, tls: a.tls, websocket: a.websocket}
 	if a.port.Balancers == nil {
 		l.inwards(i)
 	}
@@ -237,6 +246,9 @@ func (l *Loop) begin(a arrival) {
 	}
 	_, left := c.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, i, left)
+	if a.tls != nil {
+		l.take(i, nil) // what came with the end of the handshake
+	}
 }
 
 func (l *Loop) read(i int32) {
@@ -275,8 +287,6 @@ func (l *Loop) feed(i int32, data []byte) {
 	switch c.state {
 	case stateIntro:
 		l.introduce(i, data, own)
-	case stateShaking:
-		l.shake(i, data)
 	case stateUpgrade:
 		l.upgrade(i, data, own)
 	case stateHello:
@@ -572,23 +582,6 @@ func (l *Loop) due(i int32) {
 	l.perform(i)
 	if c.gen == gen && c.state == stateLive {
 		l.goOn(i) // calls that were given up make room
-	}
-}
-
-// stop ends a loop. Devices are told so; the loop goes on until they have read it, or had time to.
-type stop struct{}
-
-func (stop) run(l *Loop) {
-	l.stopping = true
-	l.closeListeners()
-	for i := range l.conns.len() {
-		switch l.conns.at(i).state {
-		case stateLive:
-			l.sendAway(i, session.Shutdown)
-		case stateFree, stateClosing:
-		default:
-			l.close(i, session.Shutdown)
-		}
 	}
 }
 

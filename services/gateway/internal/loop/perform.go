@@ -254,9 +254,6 @@ func (l *Loop) free(i int32) {
 		l.set.metrics.connections[c.transport].Dec()
 	}
 	l.wheel.unset(l.conns.link, i)
-	if c.rest != nil && c.rest.tls != nil && c.rest.tls.pipe.shaking != nil {
-		c.rest.tls.pipe.shaking.abandon()
-	}
 	if c.fd != none {
 		closeNative(int(c.fd))
 	} else if !riding {

@@ -205,6 +205,30 @@ func acceptNative(listener int, userTimeout time.Duration) (fd int, remote netip
 	}
 }
 
+// detach returns a descriptor of a connection's socket, which Go's own poller then has nothing to do with once the connection is
+// closed.
+func detach(conn net.Conn, userTimeout time.Duration) (fd int32, err error) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return none, errors.New("not TCP")
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return none, err
+	}
+	copied := -1
+	var failed error
+	if err := raw.Control(func(fd uintptr) { copied, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return none, err
+	}
+	if failed != nil {
+		return none, failed
+	}
+	// As for those that loops accept; Go has set TCP_NODELAY.
+	_ = unix.SetsockoptInt(copied, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+	return int32(copied), nil
+}
+
 // readNative reads what is there: 0 bytes and no error means that nothing is, closed that the peer has finished.
 func readNative(fd int, buf []byte) (n int, closed bool, err error) {
 	for {

@@ -4,6 +4,7 @@ package loop
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"time"
 )
@@ -52,8 +53,9 @@ func listenNative(string, int) ([]int, netip.AddrPort, error) {
 func acceptNative(int, time.Duration) (int, netip.Addr, bool, error) {
 	return -1, netip.Addr{}, false, errNative
 }
-func readNative(int, []byte) (int, bool, error) { return 0, true, errNative }
-func writeNative(int, []byte) (int, error)      { return 0, errNative }
-func shutdownNative(int)                        {}
-func closeNative(int)                           {}
-func probeNative(int)                           {}
+func detach(net.Conn, time.Duration) (int32, error) { return none, errNative }
+func readNative(int, []byte) (int, bool, error)     { return 0, true, errNative }
+func writeNative(int, []byte) (int, error)          { return 0, errNative }
+func shutdownNative(int)                            {}
+func closeNative(int)                               {}
+func probeNative(int)                               {}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/halleypush/halley/services/gateway/internal/proxy"
-	"github.com/halleypush/halley/services/gateway/internal/session"
 )
 
 // Port is what is spoken at an address, from the outermost layer inwards; MQTT comes behind all that.
@@ -34,8 +33,9 @@ func (p *Port) transport() Transport {
 
 // Listen accepts connections at an address and returns it with the port that was chosen.
 func (s *Set) Listen(address string, p Port) (string, error) {
-	if !nativeSockets {
-		listener, err := net.Listen("tcp", address)
+	if !nativeSockets || p.TLS != nil {
+		config := net.ListenConfig{KeepAlive: -1} // phones' heartbeats are enough
+		listener, err := config.Listen(s.background, "tcp", address)
 		if err != nil {
 			return "", fmt.Errorf("listen: %w", err)
 		}
@@ -57,12 +57,7 @@ func (s *Set) StopAccepting() {
 	for _, l := range s.loops {
 		l.post(unlisten{})
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range s.listeners {
-		_ = l.Close() // it accepts nothing more in any case
-	}
-	s.listeners = nil
+	s.stopListeners()
 }
 
 // acceptPause is how long a loop accepts nothing after that failed: out of descriptors, as a rule, and the listening socket
@@ -148,8 +143,7 @@ func (l *Loop) hear(on bool) {
 	}
 }
 
-// acceptFrom accepts connections where sockets are not native, until StopAccepting. A goroutine of each does what comes before
-// the loops.
+// acceptFrom accepts connections in a goroutine, until StopAccepting, where sockets are not native or TLS comes first.
 func (s *Set) acceptFrom(listener net.Listener, p *Port) {
 	s.mu.Lock()
 	s.listeners = append(s.listeners, listener)
@@ -166,21 +160,11 @@ func (s *Set) acceptFrom(listener net.Listener, p *Port) {
 				time.Sleep(acceptPause)
 				continue
 			}
+			if !s.awaited(conn) {
+				_ = conn.Close() // it comes too late
+				continue
+			}
 			s.outsides.Go(func() { s.bring(conn, p) })
 		}
 	})
-}
-
-// bring takes a connection that is not a native socket through what comes before the loops.
-func (s *Set) bring(raw net.Conn, p *Port) {
-	a := arrival{fd: none, port: p, transport: p.transport(), remote: addressOf(raw)}
-	_ = raw.SetDeadline(time.Now().Add(session.ConnectWithin)) // fails only if it is closed
-	conn, err := s.approach(raw, &a)
-	if err != nil {
-		_ = raw.Close() // it is not wanted
-		return
-	}
-	_ = raw.SetDeadline(time.Time{}) // as above
-	a.port, a.outside = &Port{WebSocket: p.WebSocket}, newOutside(conn, nil, &s.outsides)
-	s.adopt(a)
 }

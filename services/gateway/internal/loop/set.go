@@ -147,7 +147,8 @@ type Set struct {
 	shakers     *shakers
 
 	mu        sync.Mutex
-	listeners []net.Listener // guarded by mu: of sockets that are not native
+	listeners []net.Listener    // guarded by mu: of sockets that goroutines accept from
+	coming    map[net.Conn]bool // guarded by mu: what they have accepted and is not in a loop yet; nil: none is wanted
 }
 
 // Parts are what loops work with.
@@ -166,7 +167,7 @@ func NewSet(c Config, p Parts) (*Set, error) {
 	s := &Set{
 		door: p.Door, gate: p.Gate, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
 		userTimeout: c.UserTimeout, lifetime: c.Lifetime, reference: c.Reference, background: context.Background(), begun: time.Now(),
-		shakers: newShakers(c.Handshakes, runtime.GOMAXPROCS(0)),
+		coming: map[net.Conn]bool{}, shakers: newShakers(c.Handshakes, runtime.GOMAXPROCS(0)),
 	}
 	n := c.Loops
 	if n == 0 {
@@ -203,6 +204,8 @@ func (s *Set) Stop() {
 		l.post(stop{})
 	}
 	s.running.Wait()
+	s.stopListeners()
+	s.giveUp()
 	s.outsides.Wait()
 }
 
@@ -238,7 +241,13 @@ func (s *Set) adopt(a arrival) {
 type adopt struct{ arrival }
 
 // drop closes the connection: the loop has ended.
-func (a *adopt) drop() { a.outside.discard() }
+func (a *adopt) drop() {
+	if a.fd != none {
+		closeNative(int(a.fd))
+	} else {
+		a.outside.discard()
+	}
+}
 
 func (a *adopt) run(l *Loop) {
 	if l.stopping {
@@ -255,6 +264,16 @@ func addressOf(conn net.Conn) netip.Addr {
 		return netip.Addr{} // unknown is as good as none
 	}
 	return address.Addr().Unmap()
+}
+
+// stopListeners closes what goroutines accept from.
+func (s *Set) stopListeners() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		_ = l.Close() // it accepts nothing more in any case
+	}
+	s.listeners = nil
 }
 
 // Admitted is the answer for a connection whose door had to ask others.

@@ -146,3 +146,20 @@ func (l *Loop) lifeLeft(c *conn) time.Duration {
 	share := time.Duration(s.Number * 0x9E3779B97F4A7C15 >> 48) // of spread
 	return half + half/spread*share - s.Age(l.clock)
 }
+
+// stop ends a loop. Devices are told so; the loop goes on until they have read it, or had time to.
+type stop struct{}
+
+func (stop) run(l *Loop) {
+	l.stopping = true
+	l.closeListeners()
+	for i := range l.conns.len() {
+		switch l.conns.at(i).state {
+		case stateLive:
+			l.sendAway(i, session.Shutdown)
+		case stateFree, stateClosing:
+		default:
+			l.close(i, session.Shutdown)
+		}
+	}
+}

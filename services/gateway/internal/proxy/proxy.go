@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// fixed is the length of what every header begins with: signature, version and command, family, length of the rest.
-	fixed = 16
+	// Fixed is the length of what every header begins with: signature, version and command, family, length of the rest.
+	Fixed = 16
 	// maxRest bounds the rest, in bytes: addresses, and what else a balancer says (which is skipped).
 	maxRest = 4096
 )
@@ -59,18 +59,18 @@ func Parse(data []byte) (client netip.Addr, used int, err error) {
 	if begin := min(len(data), len(signature)); !bytes.Equal(data[:begin], signature[:begin]) {
 		return client, 0, ErrHeader
 	}
-	if len(data) < fixed {
+	if len(data) < Fixed {
 		return client, 0, nil
 	}
 	version, command, family := data[12]>>4, data[12]&0xF, data[13]>>4
-	length := int(binary.BigEndian.Uint16(data[14:]))
+	length := Rest(data)
 	if version != 2 || command > 1 || length > maxRest {
 		return client, 0, ErrHeader
 	}
-	if len(data) < fixed+length {
+	if len(data) < Fixed+length {
 		return client, 0, nil
 	}
-	rest := data[fixed : fixed+length]
+	rest := data[Fixed : Fixed+length]
 	if command == 1 {
 		switch {
 		case family == 1 && length >= 12:
@@ -81,5 +81,8 @@ func Parse(data []byte) (client netip.Addr, used int, err error) {
 			return client, 0, ErrHeader
 		}
 	}
-	return client, fixed + length, nil
+	return client, Fixed + length, nil
 }
+
+// Rest returns how long the rest of a header is, by what it begins with: Fixed bytes.
+func Rest(data []byte) int { return int(binary.BigEndian.Uint16(data[14:])) }
