@@ -2,6 +2,7 @@ package oppo_test
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -88,6 +89,37 @@ func TestAnEndedAuthTokenIsFetchedOnce(t *testing.T) {
 	}
 	s.Script(authorized(func(*vendortest.Request) (int, string) { return 200, `{"code":11}` }))
 	vendortest.Outcomes(t, v.Send(t.Context(), c, vendortest.Message(nil)), sender.CredentialBad)
+}
+
+func TestATargetKeepsItsDeDupID(t *testing.T) {
+	t.Parallel()
+	s, v := answering(t, 200, success)
+	c := vendortest.Credential(t, v, setting)
+	ids := map[string]string{}
+	for _, tokens := range [][]string{{"token-1", "token-2", "token-3"}, {"token-2"}} {
+		s.Requests()
+		v.Send(t.Context(), c, vendortest.Message(func(m *sender.Message) { m.ID = fmt.Sprint("of ", len(tokens)) }, tokens...))
+		requests := s.Requests()
+		var sent []struct {
+			Token        string `json:"target_value"`
+			Notification struct {
+				ID string `json:"app_message_id"`
+			} `json:"notification"`
+		}
+		if err := json.Unmarshal([]byte(requests[len(requests)-1].Form().Get("messages")), &sent); err != nil {
+			t.Fatal(err)
+		}
+		for _, message := range sent {
+			id := message.Notification.ID
+			if old, ok := ids[message.Token]; ok && old != id {
+				t.Errorf("%s had the id %s, and has %s", message.Token, old, id)
+			}
+			ids[message.Token] = id
+		}
+	}
+	if len(ids) != 3 || ids["token-1"] == ids["token-2"] || ids["token-1"] == "" {
+		t.Errorf("the ids are %v", ids)
+	}
 }
 
 func TestRegistrationIDsSayTheirRegion(t *testing.T) {

@@ -1,14 +1,19 @@
 package oppo
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"github.com/halleypush/halley/pkg/sender"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 )
 
 const (
+	// deDup is the field of the de-dup id.
+	deDup = "app_message_id"
 	// byRegistrationID is the target_type of registration ids.
 	byRegistrationID = 2
 	// style of a notification: a long text has another one.
@@ -35,9 +40,14 @@ func (v *Vendor) messages(c *credential, m *sender.Message) ([]byte, error) {
 	if data, _ := fields["action_parameters"].(string); len(data) > maxData {
 		return nil, fmt.Errorf("the data has %d bytes, more than the %d that OPPO takes", len(data), maxData)
 	}
+	_, given := m.Override[deDup]
 	all := make([]target, len(m.Targets))
 	for i, t := range m.Targets {
-		all[i] = target{byRegistrationID, t.Token, fields}
+		own := maps.Clone(fields)
+		if !given {
+			own[deDup] = messageID(m, t.Token)
+		}
+		all[i] = target{byRegistrationID, t.Token, own}
 	}
 	text, err := json.Marshal(all)
 	if err != nil {
@@ -46,10 +56,17 @@ func (v *Vendor) messages(c *credential, m *sender.Message) ([]byte, error) {
 	return text, nil
 }
 
+// messageID returns the de-dup id of a message for one target. It is the target's own, not the request's: it stays the same if the
+// others have their message and only this one is tried again, and if an id counts once, whatever the target, nobody is left out.
+func messageID(m *sender.Message, token string) string {
+	hash := sha256.Sum256([]byte(m.PushID + "\n" + m.User + "\n" + token))
+	return hex.EncodeToString(hash[:16])
+}
+
 func (v *Vendor) notification(c *credential, m *sender.Message) map[string]any {
 	n := m.Notification
 	fields := map[string]any{
-		"app_message_id": m.ID, "title": n.GetTitle(), "content": n.GetBody(), "style": normal, "action_parameters": m.AppData(),
+		"title": n.GetTitle(), "content": n.GetBody(), "style": normal, "action_parameters": m.AppData(),
 		"off_line": true, "off_line_ttl": int64(m.TTL.Seconds()),
 	}
 	if len([]rune(n.GetBody())) > v.config.ShortLength {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -155,24 +156,38 @@ func (v *Vendor) Send(ctx context.Context, given sender.Credential, m *sender.Me
 		return sender.Same(m, sender.Result{Outcome: sender.Rejected, Code: err.Error()})
 	}
 	err = c.tokens.Try(ctx, func(token string) (refused bool) {
-		if len(m.Targets) == 1 {
-			fields["regId"] = m.Targets[0].Token
-			results, _, refused = v.call(ctx, m, sendPath, token, fields)
+		if len(m.Targets) > 1 {
+			results, refused = v.sendList(ctx, m, token, fields)
 			return refused
 		}
-		var task string
-		if results, task, refused = v.call(ctx, m, savePath, token, fields); results[0].Outcome != sender.Accepted {
-			return refused
-		}
-		results, _, refused = v.call(ctx, m, listPath, token, map[string]any{
-			"appId": fields["appId"], "taskId": task, "regIds": m.Tokens(), "requestId": m.ID, "pushMode": fields["pushMode"],
-		})
+		fields["regId"] = m.Targets[0].Token
+		results, _, refused = v.call(ctx, m, sendPath, token, fields)
 		return refused
 	})
 	if err != nil {
 		return sender.Same(m, sender.ResultOf(err))
 	}
 	return results
+}
+
+// sendList stores a message and has it sent to all targets. vivo wants another requestId with each request: the list's is the
+// de-dup id, that of what is stored is of this attempt alone, since storing it once more shows nothing.
+func (v *Vendor) sendList(ctx context.Context, m *sender.Message, token string, fields map[string]any) ([]sender.Result, bool) {
+	stored := maps.Clone(fields)
+	if _, given := m.Override["requestId"]; !given {
+		stored["requestId"] = m.ID + "-" + strconv.FormatInt(v.now().UnixMilli(), 10)
+	}
+	results, task, refused := v.call(ctx, m, savePath, token, stored)
+	if results[0].Outcome != sender.Accepted {
+		return results, refused
+	}
+	if task == "" {
+		return sender.Same(m, sender.Result{Outcome: sender.Retry, Code: "vivo stored the message, but gave no taskId"}), false
+	}
+	results, _, refused = v.call(ctx, m, listPath, token, map[string]any{
+		"appId": fields["appId"], "taskId": task, "regIds": m.Tokens(), "requestId": m.ID, "pushMode": fields["pushMode"],
+	})
+	return results, refused
 }
 
 // call makes one request and reads what its answer says of each target, the id that it gives, and whether it says that the

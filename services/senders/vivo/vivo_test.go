@@ -46,6 +46,7 @@ func TestRequestsAreWhatVivoDocuments(t *testing.T) {
 	s, v := answering(t, 200, success)
 	c := vendortest.Credential(t, v, setting)
 	v.Send(t.Context(), c, vendortest.Message(nil)) // fetches the authToken
+	v.now = func() time.Time { return time.UnixMilli(1764000000000) }
 	messages := vendortest.Messages()
 	messages["override"] = vendortest.Message(func(m *sender.Message) {
 		m.Override = map[string]any{"networkType": 1.0, "foregroundShow": true, "requestId": nil}
@@ -164,6 +165,38 @@ func TestSomeTokensOfAListAreVoid(t *testing.T) {
 	}
 	s.Script(authorized(func(*vendortest.Request) (int, string) { return 200, `{"result":10302}` }))
 	vendortest.Outcomes(t, v.Send(t.Context(), c, vendortest.Message(nil, "token-1", "token-2")), sender.Rejected, sender.Rejected)
+}
+
+func TestAListThatIsTriedAgainIsStoredAgainAndSentOnce(t *testing.T) {
+	t.Parallel()
+	s, v := answering(t, 200, success)
+	at := time.UnixMilli(1764000000000)
+	v.now = func() time.Time { at = at.Add(time.Millisecond); return at }
+	c := vendortest.Credential(t, v, setting)
+	for range 2 {
+		vendortest.Outcomes(t, v.Send(t.Context(), c, vendortest.Message(nil, "token-1", "token-2")), sender.Accepted, sender.Accepted)
+	}
+	ids := map[string]map[string]bool{savePath: {}, listPath: {}}
+	for _, r := range s.Requests() {
+		var asked struct {
+			ID string `json:"requestId"`
+		}
+		if err := json.Unmarshal(r.Body, &asked); err != nil {
+			t.Fatal(err)
+		}
+		if r.Path != authPath {
+			ids[r.Path][asked.ID] = true
+		}
+		if len(asked.ID) > 64 || ids[savePath][asked.ID] && ids[listPath][asked.ID] {
+			t.Errorf("%s has the id %q", r.Path, asked.ID)
+		}
+	}
+	if len(ids[savePath]) != 2 || len(ids[listPath]) != 1 {
+		t.Errorf("the ids are %v", ids)
+	}
+	s.Script(authorized(func(*vendortest.Request) (int, string) { return 200, `{"result":0,"desc":"ok"}` }))
+	results := v.Send(t.Context(), c, vendortest.Message(nil, "token-1", "token-2"))
+	vendortest.Outcomes(t, results, sender.Retry, sender.Retry) // a message that is stored nowhere
 }
 
 // The hours are vivo's: UTC+8.
