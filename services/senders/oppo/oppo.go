@@ -276,12 +276,8 @@ func (v *Vendor) Receipts(_ sender.Credential, _ *http.Request, body []byte) ([]
 	}
 	var receipts []sender.Receipt
 	for _, event := range list {
-		r := sender.Receipt{Tag: event.Param, Code: string(event.Type)}
-		for _, known := range ReceiptCodes() {
-			if known.Code == r.Code {
-				r.What = known.What
-			}
-		}
+		r := sender.Receipt{Tag: event.Param}
+		r.What, r.Code = sender.KindOf(ReceiptCodes(), string(event.Type))
 		for id := range strings.SplitSeq(event.IDs, ",") {
 			if r.Token = strings.TrimSpace(id); r.Token != "" {
 				receipts = append(receipts, r)

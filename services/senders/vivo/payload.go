@@ -3,7 +3,6 @@ package vivo
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"unicode/utf8"
 
@@ -31,7 +30,7 @@ func request(c *credential, m *sender.Message) (map[string]any, error) {
 	n := m.Notification
 	custom := m.AppFields()
 	length := 0
-	for name, value := range maps.All(custom) {
+	for name, value := range custom {
 		length += utf8.RuneCountInString(name) + utf8.RuneCountInString(value)
 	}
 	if length > maxCustom {

@@ -48,6 +48,7 @@ const (
 // Vendor is vivo Push.
 type Vendor struct {
 	config *Config
+	url    string
 	client *http.Client
 	now    func() time.Time
 }
@@ -64,7 +65,7 @@ func New(c *Config) (*Vendor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vendor{config: c, client: client, now: time.Now}, nil
+	return &Vendor{config: c, url: strings.TrimSuffix(c.URL, "/"), client: client, now: time.Now}, nil
 }
 
 // Channel returns "vivo".
@@ -103,9 +104,11 @@ func (v *Vendor) Parse(text []byte) (sender.Credential, error) {
 	if err := sender.Required("app_id", c.AppID, "app_key", c.AppKey, "app_secret", c.AppSecret); err != nil {
 		return nil, err
 	}
-	if _, err := strconv.ParseUint(c.AppID, 10, 63); err != nil {
+	id, err := strconv.ParseUint(c.AppID, 10, 63)
+	if err != nil {
 		return nil, &sender.FieldError{Field: "app_id", Problem: "must be a number"}
 	}
+	c.AppID = strconv.FormatUint(id, 10) // without zeros before it, which JSON's numbers do not have
 	c.tokens = &sender.TokenSource{Fetch: func(ctx context.Context) (string, time.Duration, error) { return v.fetch(ctx, c) }}
 	return c, nil
 }
@@ -114,13 +117,10 @@ func (v *Vendor) Parse(text []byte) (sender.Credential, error) {
 func (v *Vendor) fetch(ctx context.Context, c *credential) (string, time.Duration, error) {
 	now := v.now().UnixMilli()
 	sum := md5.Sum([]byte(c.AppID + c.AppKey + strconv.FormatInt(now, 10) + c.AppSecret)) //nolint:gosec // as above
-	body, err := json.Marshal(map[string]any{
+	body, _ := json.Marshal(map[string]any{ // texts and numbers always can be
 		"appId": json.Number(c.AppID), "appKey": c.AppKey, "timestamp": now, "sign": hex.EncodeToString(sum[:]),
 	})
-	if err != nil {
-		return "", 0, fmt.Errorf("authToken: %w", err)
-	}
-	a, err := v.post(ctx, authPath, body)
+	a, err := sender.Post(ctx, v.client, v.url+authPath, sender.JSON, body)
 	if err != nil {
 		return "", 0, fmt.Errorf("authToken: %w", err)
 	}
@@ -139,10 +139,6 @@ func (v *Vendor) fetch(ctx context.Context, c *credential) (string, time.Duratio
 	}
 	r.Code = "authToken: " + r.Code
 	return "", 0, &sender.Failure{Result: r}
-}
-
-func (v *Vendor) post(ctx context.Context, path string, body []byte, headers ...string) (*sender.Answer, error) {
-	return sender.Post(ctx, v.client, strings.TrimSuffix(v.config.URL, "/")+path, sender.JSON, body, headers...)
 }
 
 // Send makes one request for a single target. For several, vivo wants the message first and then the list of targets.
@@ -199,7 +195,7 @@ func (v *Vendor) call(
 	if err != nil {
 		return sender.Same(m, sender.Result{Outcome: sender.Rejected, Code: err.Error()}), "", false
 	}
-	a, err := v.post(ctx, path, body, "authToken", token)
+	a, err := sender.Post(ctx, v.client, v.url+path, sender.JSON, body, "authToken", token)
 	if err != nil {
 		return sender.Same(m, sender.ResultOf(err)), "", false
 	}

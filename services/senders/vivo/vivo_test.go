@@ -67,7 +67,8 @@ func TestAnIDForReceiptsTakesTheAddressesPlace(t *testing.T) {
 func TestTheAuthTokenIsAskedForWithASignature(t *testing.T) {
 	t.Parallel()
 	s, v := answering(t, 200, success)
-	v.Send(t.Context(), vendortest.Credential(t, v, setting), vendortest.Message(nil))
+	zeros := strings.Replace(setting, "10001", "0010001", 1) // no number of JSON
+	v.Send(t.Context(), vendortest.Credential(t, v, zeros), vendortest.Message(nil))
 	r := s.Requests()
 	var asked struct {
 		AppID     int64  `json:"appId"`
