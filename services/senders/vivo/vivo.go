@@ -117,9 +117,9 @@ func (v *Vendor) Parse(text []byte) (sender.Credential, error) {
 func (v *Vendor) fetch(ctx context.Context, c *credential) (string, time.Duration, error) {
 	now := v.now().UnixMilli()
 	sum := md5.Sum([]byte(c.AppID + c.AppKey + strconv.FormatInt(now, 10) + c.AppSecret)) //nolint:gosec // as above
-	body, _ := json.Marshal(map[string]any{                                               // texts and numbers always can be
+	body, _ := json.Marshal(map[string]any{
 		"appId": json.Number(c.AppID), "appKey": c.AppKey, "timestamp": now, "sign": hex.EncodeToString(sum[:]),
-	})
+	}) // texts and numbers always can be
 	a, err := sender.Post(ctx, v.client, v.url+authPath, sender.JSON, body)
 	if err != nil {
 		return "", 0, fmt.Errorf("authToken: %w", err)
