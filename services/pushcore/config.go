@@ -37,6 +37,7 @@ type Config struct {
 
 	DatabaseURL     config.Secret `yaml:"database_url" env:"DATABASE_URL" doc:"PostgreSQL, as postgres://user:password@host/database"`
 	DatabaseURLFile string        `yaml:"database_url_file" env:"DATABASE_URL_FILE" doc:"a file with the database URL"`
+	KeepSchema      bool          `yaml:"keep_schema" env:"KEEP_SCHEMA" doc:"halley migrate brings the schema up to date: refuse one that is older, instead of doing so at the start"`
 	Pools           storage.Sizes `yaml:"pools" env:"POOL"`
 	Retention       time.Duration `yaml:"retention" env:"RETENTION" default:"720h" doc:"how long pushes and what became of them are kept; whole days"`
 

@@ -196,7 +196,7 @@ func (p *Pushcore) Run(ctx context.Context) error {
 	})
 	defer admin.Wait()
 	defer stopAdmin()
-	if err := p.migrate(ctx); err != nil || ctx.Err() != nil {
+	if err := p.schema(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	s, err := p.build(ctx)
@@ -210,17 +210,35 @@ func (p *Pushcore) Run(ctx context.Context) error {
 	return errors.Join(err, p.telemetry.Shutdown(flush))
 }
 
-// migrate brings the schema up to date, waiting for PostgreSQL as long as it takes, or until ctx ends.
-func (p *Pushcore) migrate(ctx context.Context) error {
+// schema brings the schema up to date, or sees that it is, waiting for PostgreSQL as long as it takes, or until ctx ends.
+func (p *Pushcore) schema(ctx context.Context) error {
+	url := p.config.DatabaseURL.Reveal()
+	return untilAvailable(ctx, p.log, func(ctx context.Context) error {
+		if p.config.KeepSchema {
+			return storage.Settle(ctx, url)
+		}
+		return storage.Migrate(ctx, url, p.log)
+	})
+}
+
+// Migrate brings the schema of a PostgreSQL, as postgres://user:password@host/database, up to this version. It waits for
+// PostgreSQL until ctx ends, and refuses a schema that is newer.
+func Migrate(ctx context.Context, url string, log *slog.Logger) error {
+	err := untilAvailable(ctx, log, func(ctx context.Context) error { return storage.Migrate(ctx, url, log) })
+	return errors.Join(err, ctx.Err())
+}
+
+// untilAvailable calls f again until PostgreSQL is there, or ctx ends, which is no error.
+func untilAvailable(ctx context.Context, log *slog.Logger, f func(context.Context) error) error {
 	for {
-		err := storage.Migrate(ctx, p.config.DatabaseURL.Reveal(), p.log)
+		err := f(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil || !storage.Unavailable(err):
 			return err
 		}
-		p.log.WarnContext(ctx, "waiting for PostgreSQL", "error", err)
+		log.WarnContext(ctx, "waiting for PostgreSQL", "error", err)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -111,6 +111,30 @@ func TestAKeyFileIsNotOverwritten(t *testing.T) {
 	}
 }
 
+func TestMigrateMakesTheSchemaOrSaysWhichDatabase(t *testing.T) {
+	t.Parallel()
+	if code, _, errOut := run(t, "", "migrate", "--database-url-file", "/nowhere/url"); code != cli.ExitUsage {
+		t.Errorf("no such file: exit code %d, %q", code, errOut)
+	}
+	path := filepath.Join(t.TempDir(), "url")
+	if err := os.WriteFile(path, []byte(postgrestest.New(t, nil)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		code, out, errOut := run(t, "", "migrate", "--database-url-file", path)
+		if code != cli.ExitOK || !strings.Contains(out, "up to date") {
+			t.Errorf("exit code %d, %q, %q", code, out, errOut)
+		}
+	}
+	if err := os.WriteFile(path, []byte("postgres://127.0.0.1:1/none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errOut := run(t, "", "migrate", "--database-url-file", path, "--within", "100ms")
+	if code != cli.ExitFailed || !strings.Contains(errOut, "not done within 100ms") {
+		t.Errorf("no PostgreSQL: exit code %d, %q", code, errOut)
+	}
+}
+
 // up runs a whole Halley in a folder, without vendor channels unless configure asks for some, and returns how to stop it.
 func up(t *testing.T, data string, configure ...func(*halley.Config)) (stop func()) {
 	t.Helper()
@@ -197,6 +221,14 @@ func TestTheCommandLineOnAWholeHalley(t *testing.T) {
 	out()
 	if code := <-phoneEnded; code != cli.ExitOK {
 		t.Errorf("halley device ended with %d", code)
+	}
+	for range 2 { // the second finds the app
+		if said := must("--app", "check", "check"); !strings.Contains(said, "a push went all the way") {
+			t.Errorf("check printed\n%s", said)
+		}
+	}
+	if keys := must("--app", "check", "key", "list", "-o", "json"); strings.Count(keys, `"key_id"`) != 6 || strings.Count(keys, `"revoked_at"`) != 6 {
+		t.Errorf("keys left:\n%s", keys)
 	}
 
 	// JSON, for scripts; and a push for somebody who is not there is not reached in time.

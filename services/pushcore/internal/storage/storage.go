@@ -94,6 +94,31 @@ func (db *DB) Close() {
 // Migrate brings the schema up to this binary's version and makes the partitions of the coming days. It refuses a schema
 // that is newer. Several processes may call it at once.
 func Migrate(ctx context.Context, url string, log *slog.Logger) error {
+	return onSchema(ctx, url, func(provider *goose.Provider, _, _ int64) error {
+		results, err := provider.Up(ctx)
+		if err != nil {
+			return fmt.Errorf("migrate: %w", err)
+		}
+		for _, r := range results {
+			log.InfoContext(ctx, "schema migrated", "version", r.Source.Version, "took", r.Duration)
+		}
+		return nil
+	})
+}
+
+// Settle is Migrate where something else migrates: it refuses a schema that is older than this binary, too.
+func Settle(ctx context.Context, url string) error {
+	return onSchema(ctx, url, func(_ *goose.Provider, current, target int64) error {
+		if current < target {
+			return fmt.Errorf("the schema is at version %d, this binary needs %d: run halley migrate", current, target)
+		}
+		return nil
+	})
+}
+
+// onSchema lets f work on the schema at its current version, one process at a time, and makes the partitions afterwards.
+// target is the version that this binary knows; the schema is not newer.
+func onSchema(ctx context.Context, url string, f func(provider *goose.Provider, current, target int64) error) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return fmt.Errorf("database url: %w", err)
@@ -125,12 +150,8 @@ func Migrate(ctx context.Context, url string, log *slog.Logger) error {
 	if current > target {
 		return fmt.Errorf("the schema is at version %d, this binary knows %d: run a newer binary", current, target)
 	}
-	results, err := provider.Up(ctx)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	for _, r := range results {
-		log.InfoContext(ctx, "schema migrated", "version", r.Source.Version, "took", r.Duration)
+	if err := f(provider, current, target); err != nil {
+		return err
 	}
 	return ensurePartitions(ctx, func(ctx context.Context, sql string) error {
 		_, err := session.ExecContext(ctx, sql)

@@ -101,6 +101,23 @@ func TestConcurrentReplicasMigrateOnce(t *testing.T) {
 	wg.Wait()
 }
 
+func TestSchemaOfAnOlderBinaryIsRefusedWhereSomethingElseMigrates(t *testing.T) {
+	t.Parallel()
+	dsn := postgrestest.New(t, nil)
+	if err := storage.Settle(t.Context(), dsn); err == nil || !strings.Contains(err.Error(), "halley migrate") {
+		t.Fatalf("an empty database: %v", err)
+	}
+	if left := relations(t, open(t, dsn)); len(left) > 0 {
+		t.Errorf("made nevertheless: %v", left)
+	}
+	if err := migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	if err := storage.Settle(t.Context(), dsn); err != nil {
+		t.Errorf("after migrating: %v", err)
+	}
+}
+
 func TestSchemaOfANewerBinaryIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	dsn := postgrestest.New(t, migrate)
