@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -127,12 +128,10 @@ func (g *globals) pushToPhone(ctx context.Context, business *client.Client) (err
 		return err
 	}
 	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- d.Run(running) }()
-	defer func() {
-		stop()
-		_ = <-ended // it ends as it was told to
-	}()
+	var phone sync.WaitGroup
+	phone.Go(func() { _ = d.Run(running) }) // what it ends with is ctx's end, or Wait's error
+	defer phone.Wait()
+	defer stop()
 	if err := d.Wait(ctx); err != nil {
 		return fmt.Errorf("connect a phone to %s: %w", g.mqtt, err)
 	}
