@@ -51,10 +51,16 @@ $(BIN)/.gen: tools/gen/go.mod tools/gen/go.sum $(wildcard tools/gen/*/*.go)
 $(BIN)/.buf: tools/buf/go.mod tools/buf/go.sum
 $(BIN)/.lint: tools/lint/go.mod tools/lint/go.sum
 $(BIN)/.nats: tools/nats/go.mod tools/nats/go.sum
+$(BIN)/.helm: tools/helm/go.mod tools/helm/go.sum
+$(BIN)/.helmdocs: tools/helmdocs/go.mod tools/helmdocs/go.sum
+$(BIN)/.kubescore: tools/kubescore/go.mod tools/kubescore/go.sum
+$(BIN)/.kustomize: tools/kustomize/go.mod tools/kustomize/go.sum
+$(BIN)/.chart: tools/chart/go.mod tools/chart/go.sum $(wildcard tools/chart/*/*.go)
+CHART_TOOLS := $(addprefix $(BIN)/.,helm helmdocs kubescore kustomize chart)
 
 $(BIN)/.%:
 	@mkdir -p $(BIN)
-	cd tools/$* && GOWORK=off go build -o $(BIN)/ tool $(if $(wildcard tools/$*/*/*.go),./...)
+	cd tools/$* && GOWORK=off go build -o $(BIN)/ $(if $(shell grep '^tool' tools/$*/go.mod),tool) $(if $(wildcard tools/$*/*/*.go),./...)
 	@touch $@
 
 .build/proto-deps: $(BIN)/.gen
@@ -106,6 +112,20 @@ lint-proto: $(BIN)/.buf $(BIN)/.gen .build/proto-deps
 proto-breaking: $(BIN)/.buf .build/proto-deps ## Check that the protos break nothing that main has.
 	tools/proto-breaking.sh
 
+.PHONY: helm-lint
+helm-lint: build $(CHART_TOOLS) ## Check the Helm chart, its alerts and dashboards, and deploy/k8s, without a cluster.
+	cd tools/chart && GOWORK=off go test ./...
+	tools/helm-lint.sh
+
+.PHONY: helm-docs
+helm-docs: $(CHART_TOOLS) ## Write the chart's README and deploy/k8s from the chart.
+	helm-docs --chart-search-root helm
+	tools/k8s-base.sh > deploy/k8s/base/halley.yaml
+
+.PHONY: helm-check
+helm-check: $(CHART_TOOLS) ## Have an API server check the chart: KUBECONFIG's, or one of k8slab (K8SLAB=folder).
+	tools/helm-check.sh
+
 .PHONY: build-modules
 build-modules: ## Build and vet each module on its own, without go.work.
 	@for m in $(FILLED); do echo "GOWORK=off $$m"; (cd $$m && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
@@ -156,7 +176,7 @@ fuzz: ## Run every fuzz test in turn, each for FUZZTIME.
 
 .PHONY: ci
 ci: ## Everything that must pass before a change is merged, with the time of each step.
-	@.ci/steps gen-check lint build-modules test "e2e ROUNDS=1" demo "bench QUICK=1"
+	@.ci/steps gen-check lint build-modules helm-lint test "e2e ROUNDS=1" demo "bench QUICK=1"
 
 .PHONY: clean
 clean: ## Remove what was built and fetched; .halley, the data of make up, stays.

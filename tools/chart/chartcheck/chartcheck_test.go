@@ -19,11 +19,11 @@ func TestMetricsOfTheCodeAreFoundAndOthersAreNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, want := range map[string]string{
-		`sum(halley_x_sessions{$ns}) > 1`:                        "",
-		`rate(halley_x_dropped_total{$ns}[$__rate_interval])`:    "",
-		`rate(halley_x_lost_total{$ns}[5m])`:                     "no service registers halley_x_lost_total",
-		`sum(halley_x_sessions{$ns}`:                             "parse error",
-		`halley_x_sessions - go_goroutines + halley_y_sessions`:  "no service registers halley_y_sessions",
+		`sum(halley_x_sessions{$ns}) > 1`:                         "",
+		`rate(halley_x_dropped_total{$ns}[$__rate_interval])`:     "",
+		`rate(halley_x_lost_total{$ns}[5m])`:                      "no service registers halley_x_lost_total",
+		`sum(halley_x_sessions{$ns}`:                              "parse error",
+		`halley_x_sessions - go_goroutines + halley_y_sessions`:   "no service registers halley_y_sessions",
 		`histogram_quantile(0.9, rate(halley_x_seconds_sum[5m]))`: "no service registers halley_x_seconds_sum",
 	} {
 		wrong := strings.Join(query{where: "a query", text: text}.check(registered), "\n")

@@ -3,6 +3,10 @@
 // It lists what is wrong.
 //
 //	chartcheck -chart helm/halley -runbooks docs/runbooks -same helm/halley/files/nats.conf=pkg/natsbus/natsserver/nats.conf services pkg
+//
+// With -configs it writes the services' configurations of a rendered chart into a folder instead, for the services to check.
+//
+//	chartcheck -configs /tmp/configs rendered.yaml
 package main
 
 import (
@@ -19,7 +23,14 @@ func main() {
 	chart := flag.String("chart", "", "folder of the chart")
 	runbooks := flag.String("runbooks", "", "folder of the runbooks")
 	same := flag.String("same", "", "copy=original, which must be the same")
+	configs := flag.String("configs", "", "folder to write the configurations of a rendered chart into")
 	flag.Parse()
+	if *configs != "" {
+		if err := writeConfigs(flag.Arg(0), *configs); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	registered, err := readRegistered(flag.Args())
 	if err != nil {
 		log.Fatal(err)

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Has an API server check the chart, rendered with each of its three sets of values, strictly and without making anything:
+# kubectl apply --dry-run=server --validate=strict. A warning (Pod Security, deprecation) is a failure.
+# With KUBECONFIG on that cluster: namespace $NAMESPACE (default), resources of kinds that it does not know are left out and named.
+# Without: on a control plane of k8slab ($K8SLAB, its folder), with the CRDs of cert-manager and the Prometheus operator.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+K8SLAB=${K8SLAB:-../shared/tools/k8slab}
+
+# crds module@version folder: prints where a Go module has its CRDs.
+crds() {
+	local dir
+	dir=$(cd tools/chart && GOWORK=off GOFLAGS=-mod=mod go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+	echo "$dir/$2"
+}
+
+# known rendered: the resources whose kinds the cluster knows; the others are named on standard error.
+known() {
+	kubectl api-resources --no-headers | awk '{print $(NF-2) "/" $NF}' | sort -u > "$out/kinds"
+	awk -v kinds="$out/kinds" '
+		BEGIN { while ((getline line < kinds) > 0) known[line] = 1 }
+		function flush() {
+			if (text == "" || kind == "") { text = ""; return }
+			if (known[version "/" kind]) printf "---\n%s", text
+			else print "left out, the cluster has no " version " " kind > "/dev/stderr"
+			text = kind = version = ""
+		}
+		/^---/ { flush(); next }
+		/^apiVersion:/ { version = $2 }
+		/^kind:/ { kind = $2 }
+		{ text = text $0 "\n" }
+		END { flush() }' "$1"
+}
+
+check() { # name, values…
+	local name=$1 flags=()
+	shift
+	for values in "$@"; do flags+=(-f "helm/halley/$values"); done
+	helm template halley helm/halley -n "$namespace" "${flags[@]}" > "$out/$name.yaml"
+	known "$out/$name.yaml" > "$out/$name.known.yaml"
+	kubectl apply --dry-run=server --validate=strict --warnings-as-errors -n "$namespace" -f "$out/$name.known.yaml" > "$out/$name.log" 2>&1 ||
+		{ grep -v ' (server dry run)$' "$out/$name.log" >&2; return 1; }
+	echo "$name: $(grep -c ' (server dry run)$' "$out/$name.log") resources accepted"
+}
+
+all() {
+	out=$(mktemp -d)
+	trap 'rm -rf "$out"' EXIT
+	kubectl version | grep Server
+	check trial values-trial.yaml
+	check production values-production.yaml
+	check 10m values-production.yaml values-10m.yaml
+}
+
+if [ "${1:-}" = inside ]; then # in k8slab, with its KUBECONFIG
+	namespace=halley
+	kubectl create namespace $namespace > /dev/null
+	kubectl label namespace $namespace pod-security.kubernetes.io/{enforce,warn}=restricted > /dev/null
+	kubectl create --save-config=false -f "$2" -f "$3" > /dev/null
+	kubectl wait --for=condition=Established --timeout=60s crd --all > /dev/null
+	all
+elif [ -n "${KUBECONFIG:-}" ]; then
+	namespace=${NAMESPACE:-default}
+	all
+else
+	[ -x "$K8SLAB/lab.sh" ] || { echo "make helm-check needs KUBECONFIG, or k8slab in K8SLAB" >&2; exit 1; }
+	manager=$(crds github.com/cert-manager/cert-manager@v1.21.2 deploy/crds)
+	operator=$(crds github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd)
+	NODE=0 "$K8SLAB/lab.sh" up
+	trap '"$K8SLAB/lab.sh" down' EXIT
+	"$K8SLAB/lab.sh" in "$PWD/tools/helm-check.sh" inside "$manager" "$operator"
+fi

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Checks the chart without a cluster: lint, the three sets of values rendered and scored, the services' own check of the configuration
+# that is rendered for them, alerts against the code, the documents that are made of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+chart=helm/halley
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+# What kube-score says and we do otherwise, everywhere:
+ignored=(
+	# Tags are never moved; Always makes a restart hang on the registry.
+	--ignore-test container-image-pull-policy
+	# A limit of CPU throttles in the middle of a broadcast, when there is CPU to be had; requests share it fairly.
+	--ignore-container-cpu-limit
+)
+# And in a trial, which has one pod of each and no load balancer:
+trial=(--ignore-test deployment-replicas --ignore-test service-type)
+
+render() { # name, values…
+	local name=$1 flags=()
+	shift
+	for values in "$@"; do flags+=(-f "$chart/$values"); done
+	helm lint --strict --quiet "$chart" "${flags[@]}"
+	helm template halley "$chart" -n halley "${flags[@]}" > "$out/$name.yaml"
+}
+
+score() { # name, flags…
+	local name=$1
+	shift
+	kube-score score --kubernetes-version v1.30 --output-format ci "${ignored[@]}" "$@" "$out/$name.yaml" > "$out/$name.score" ||
+		{ grep -E '^\[(CRITICAL|WARNING)' "$out/$name.score" >&2; return 1; }
+	! grep -E '^\[WARNING' "$out/$name.score" >&2
+}
+
+render trial values-trial.yaml
+render production values-production.yaml
+render 10m values-production.yaml values-10m.yaml
+score trial "${trial[@]}"
+score production
+score 10m
+echo "three sets of values rendered and scored"
+
+tools/chart-config.sh "$out"/{trial,production,10m}.yaml
+chartcheck -chart $chart -runbooks docs/runbooks -same $chart/files/nats.conf=pkg/natsbus/natsserver/nats.conf services pkg
+
+# A value with a typing error is refused.
+if helm template halley $chart --set gateway.replica=3 > /dev/null 2> "$out/typo"; then
+	echo "values.schema.json lets gateway.replica through" >&2
+	exit 1
+fi
+
+helm-docs --chart-search-root helm --dry-run > "$out/README.md" 2> "$out/helm-docs.log"
+diff -u $chart/README.md "$out/README.md" > "$out/README.diff" || { cat "$out/README.diff"; echo "make helm-docs, and commit $chart/README.md" >&2; exit 1; }
+diff -u deploy/k8s/base/halley.yaml <(tools/k8s-base.sh) || { echo "make helm-docs, and commit deploy/k8s" >&2; exit 1; }
+for overlay in deploy/k8s/overlays/*; do kustomize build "$overlay" > /dev/null; done
+echo "README and deploy/k8s are fresh"
