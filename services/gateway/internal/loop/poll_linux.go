@@ -120,6 +120,9 @@ func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err e
 	if err != nil {
 		return nil, bound, fmt.Errorf("listen address: %w", err)
 	}
+	if tcp.IP == nil { // ":1883" is every address
+		tcp.IP = net.IPv6unspecified
+	}
 	defer func() {
 		if err != nil {
 			for _, fd := range fds {
@@ -143,11 +146,12 @@ func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
 	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: tcp.Port, Addr: [16]byte(tcp.IP.To16())})
 	if v4 := tcp.IP.To4(); v4 != nil {
 		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: tcp.Port, Addr: [4]byte(v4)}
-	} else if tcp.IP == nil {
-		address = &unix.SockaddrInet6{Port: tcp.Port}
 	}
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EAFNOSUPPORT) && tcp.IP.Equal(net.IPv6unspecified): // this machine has no IPv6
+		return listenOne(&net.TCPAddr{IP: net.IPv4zero, Port: tcp.Port})
+	case err != nil:
 		return -1, 0, err
 	}
 	defer func() {
@@ -157,6 +161,12 @@ func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
 	}()
 	for _, option := range []int{unix.SO_REUSEADDR, unix.SO_REUSEPORT} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 1); err != nil {
+			return fd, 0, err
+		}
+	}
+	if family == unix.AF_INET6 && tcp.IP.IsUnspecified() {
+		// Whatever the system's default is, every address has IPv4's among them.
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
 			return fd, 0, err
 		}
 	}
