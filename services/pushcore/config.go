@@ -45,6 +45,8 @@ type Config struct {
 
 	Jobs vendor.Batches `yaml:"jobs" env:"JOBS"`
 
+	StreamReplicas int `yaml:"stream_replicas" env:"STREAM_REPLICAS" default:"1" doc:"NATS servers that keep what waits there: 3 with a cluster of three or more"`
+
 	NATS      natsbus.Config   `yaml:"nats" env:"NATS"`
 	Telemetry telemetry.Config `yaml:"telemetry" env:"TELEMETRY"`
 
@@ -87,6 +89,8 @@ func (c *Config) Validate() error {
 		return errors.New("public_url has no slash at its end")
 	case min(c.Jobs.Default, c.Jobs.Meizu) < 1 || max(c.Jobs.Default, c.Jobs.Meizu) > maxJob:
 		return fmt.Errorf("jobs may have 1 to %d targets", maxJob)
+	case c.StreamReplicas < 0 || c.StreamReplicas > 5:
+		return errors.New("stream_replicas must be at most 5, and not negative")
 	case c.Retention < minRetention:
 		return errors.New("retention must be at least 192h (8 days): a push may live for 7")
 	case min(c.Pools.Direct, c.Pools.Open, c.Pools.Ledger, c.Pools.Bulk) < 2:

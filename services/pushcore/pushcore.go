@@ -35,6 +35,7 @@ import (
 	"github.com/halleypush/halley/services/pushcore/internal/report"
 	"github.com/halleypush/halley/services/pushcore/internal/route"
 	"github.com/halleypush/halley/services/pushcore/internal/storage"
+	"github.com/halleypush/halley/services/pushcore/internal/stream"
 	"github.com/halleypush/halley/services/pushcore/internal/sweep"
 	"github.com/halleypush/halley/services/pushcore/internal/vendor"
 )
@@ -345,7 +346,8 @@ func (p *Pushcore) jetStreams() (direct, audience jetstream.JetStream, err error
 	if err != nil {
 		return nil, nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return direct, audience, nil
+	n := p.config.StreamReplicas
+	return stream.Replicated(direct, n), stream.Replicated(audience, n), nil
 }
 
 // watch makes PostgreSQL and NATS part of being ready.
