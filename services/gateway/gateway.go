@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -168,6 +169,17 @@ func (t serviceToken) GetRequestMetadata(context.Context, ...string) (map[string
 // RequireTransportSecurity is false: whether the internal port speaks TLS is configured on both sides.
 func (t serviceToken) RequireTransportSecurity() bool { return false }
 
+// processors is how many the process was given.
+var processors = runtime.GOMAXPROCS(0)
+
+// spare has Go run on one processor more than there are loops. A loop with a broadcast does not wait, so it keeps its
+// processor; those who bring direct messages would get one only when the scheduler takes it away, after 10 ms.
+func spare(loops int) {
+	if runtime.GOMAXPROCS(0) <= loops {
+		runtime.GOMAXPROCS(loops + 1)
+	}
+}
+
 // build makes the parts and introduces them to each other.
 func (g *Gateway) build() error {
 	c, metrics := g.config, g.telemetry.Metrics
@@ -187,13 +199,18 @@ func (g *Gateway) build() error {
 		}
 	}
 	loops := loop.NewMetrics(metrics)
-	g.pressure = pressure.New(pressure.Limits{Memory: c.MemoryWatermark, CPU: c.CPUWatermark}, metrics)
+	g.pressure = pressure.New(pressure.Limits{Memory: c.MemoryWatermark, CPU: c.CPUWatermark, Processors: processors}, metrics)
 	g.door = door.New(rpc, g.log,
 		func(t loop.Ticket, a loop.Admission) { g.set.Admitted(t, a) }, func(app uint32) { g.bus.Follow(app) })
 	g.core = core.New(rpc, g.door, pod, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
 	g.receipts = receipt.New(directJS, audienceJS, receipt.NewMetrics(metrics), g.log)
+	n := c.Loops
+	if n == 0 {
+		n = processors
+	}
+	spare(n)
 	g.set, err = loop.NewSet(loop.Config{
-		Loops: c.Loops, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
+		Loops: n, Processors: processors, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
 		Door: g.door, Gate: gate.New(c.limits(), g.stayAway), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,

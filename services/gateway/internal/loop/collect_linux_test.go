@@ -61,7 +61,7 @@ func newTables(b *testing.B, sessions int) *Set {
 	b.Helper()
 	core := &parts{}
 	set, err := NewSet(Config{
-		Limits: session.Limits{MaxPacket: 16 << 10, Rate: 50, Burst: 200}, UserTimeout: time.Minute,
+		Loops: 2, Limits: session.Limits{MaxPacket: 16 << 10, Rate: 50, Burst: 200}, UserTimeout: time.Minute,
 	}, Parts{
 		Door: core, Gate: gate.New(gate.Limits{FlapPerMinute: 20, FlapBan: time.Minute, MaxBackOff: time.Minute}, nil), Core: core,
 		Receipts: core, Metrics: NewMetrics(prometheus.NewRegistry()), Traces: NewTraces(noop.NewTracerProvider()),

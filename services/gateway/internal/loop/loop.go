@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -124,9 +123,6 @@ func (l *Loop) run() {
 		l.runJobs()
 		l.flushReceipts()
 		l.tally.flush(l.set.metrics)
-		if len(l.jobs) > 0 {
-			runtime.Gosched() // those who bring direct messages need a processor, too, not only in 10 ms
-		}
 	}
 	l.end()
 }

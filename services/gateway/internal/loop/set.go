@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,8 +110,8 @@ type Receipts interface{ Add(items []receipt.Item) }
 
 // Config is how loops work.
 type Config struct {
-	// Loops is how many there are; 0: one per processor.
-	Loops int
+	// Loops is how many there are. Processors is how many handshakes compute at a time.
+	Loops, Processors int
 	// Limits bound what a session may do.
 	Limits session.Limits
 	// Handshakes bounds the TLS handshakes that are under way.
@@ -167,13 +166,9 @@ func NewSet(c Config, p Parts) (*Set, error) {
 	s := &Set{
 		door: p.Door, gate: p.Gate, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
 		userTimeout: c.UserTimeout, lifetime: c.Lifetime, reference: c.Reference, background: context.Background(), begun: time.Now(),
-		coming: map[net.Conn]bool{}, shakers: newShakers(c.Handshakes, runtime.GOMAXPROCS(0)),
+		coming: map[net.Conn]bool{}, shakers: newShakers(c.Handshakes, c.Processors),
 	}
-	n := c.Loops
-	if n == 0 {
-		n = runtime.GOMAXPROCS(0)
-	}
-	for i := range n {
+	for i := range c.Loops {
 		l, err := newLoop(s, i)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("event loop: %w", err), s.closePollers())

@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"sync/atomic"
@@ -30,7 +29,11 @@ const (
 )
 
 // Limits are the shares of what the process can get beyond which newcomers are turned away; 0: never.
-type Limits struct{ Memory, CPU float64 }
+type Limits struct {
+	Memory, CPU float64
+	// Processors is how many the process can get.
+	Processors int
+}
 
 // Gauge measures.
 type Gauge struct {
@@ -100,7 +103,7 @@ func (g *Gauge) look(now time.Time, used time.Duration, resident uint64) {
 	g.looked[g.next], g.used[g.next] = now, used
 	oldest := (g.next + 1) % len(g.looked)
 	if !g.looked[oldest].IsZero() {
-		could := now.Sub(g.looked[oldest]).Seconds() * float64(runtime.GOMAXPROCS(0))
+		could := now.Sub(g.looked[oldest]).Seconds() * float64(g.limits.Processors)
 		cpu = (used - g.used[oldest]).Seconds() / could
 		g.releaser.look(now, cpu, resident)
 	}

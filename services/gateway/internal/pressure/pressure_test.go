@@ -4,7 +4,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"testing"
 	"time"
@@ -70,7 +69,7 @@ func TestWithoutALimitThereIsNoPressure(t *testing.T) { //nolint:paralleltest //
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
 	root := t.TempDir()
 	write(t, root, "sys/fs/cgroup/memory.max", "max\n")
-	g := newGauge(Limits{Memory: 0.1, CPU: 0.1}, prometheus.NewRegistry(), root)
+	g := newGauge(Limits{Memory: 0.1, CPU: 0.1, Processors: 2}, prometheus.NewRegistry(), root)
 	g.look(time.Now(), 0, 1<<40)
 	if g.StayAway() != 0 {
 		t.Error("nobody comes in")
@@ -79,11 +78,11 @@ func TestWithoutALimitThereIsNoPressure(t *testing.T) { //nolint:paralleltest //
 
 func TestProcessorTimeIsAveraged(t *testing.T) {
 	t.Parallel()
-	g := newGauge(Limits{CPU: 0.9}, prometheus.NewRegistry(), t.TempDir())
+	g := newGauge(Limits{CPU: 0.9, Processors: 2}, prometheus.NewRegistry(), t.TempDir())
 	now, used := time.Now(), time.Duration(0)
 	second := func(share float64) {
 		now = now.Add(time.Second)
-		used += time.Duration(share * float64(runtime.GOMAXPROCS(0)) * float64(time.Second))
+		used += time.Duration(share * 2 * float64(time.Second))
 		g.look(now, used, 0)
 	}
 	for range 20 {
