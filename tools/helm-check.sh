@@ -2,7 +2,8 @@
 # Has an API server check the chart, rendered with each of its three sets of values, strictly and without making anything:
 # kubectl apply --dry-run=server --validate=strict. A warning (Pod Security, deprecation) is a failure.
 # With KUBECONFIG on that cluster: namespace $NAMESPACE (default), resources of kinds that it does not know are left out and named.
-# Without: on a control plane of k8slab ($K8SLAB, its folder), with the CRDs of cert-manager and the Prometheus operator.
+# Without: on a control plane of k8slab ($K8SLAB, its folder), with the CRDs of cert-manager, the Prometheus
+# operator and CloudNativePG.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 K8SLAB=${K8SLAB:-../shared/tools/k8slab}
@@ -56,9 +57,10 @@ if [ "${1:-}" = inside ]; then # in k8slab, with its KUBECONFIG
 	namespace=halley
 	kubectl create namespace $namespace > /dev/null
 	kubectl label namespace $namespace pod-security.kubernetes.io/{enforce,warn}=restricted > /dev/null
-	kubectl create --save-config=false -f "$2" -f "$3" > /dev/null
+	kubectl create --save-config=false -f "$2" -f "$3" -f "$4" > /dev/null
 	kubectl wait --for=condition=Established --timeout=60s crd --all > /dev/null
 	all
+	kubectl apply --dry-run=server --validate=strict --warnings-as-errors -f deploy/k8s/postgresql.yaml -n $namespace
 elif [ -n "${KUBECONFIG:-}" ]; then
 	namespace=${NAMESPACE:-default}
 	all
@@ -66,7 +68,8 @@ else
 	[ -x "$K8SLAB/lab.sh" ] || { echo "make helm-check needs KUBECONFIG, or k8slab in K8SLAB" >&2; exit 1; }
 	manager=$(crds github.com/cert-manager/cert-manager@v1.21.2 deploy/crds)
 	operator=$(crds github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd)
+	postgresql=$(crds github.com/cloudnative-pg/cloudnative-pg@v1.27.0 config/crd/bases/postgresql.cnpg.io_clusters.yaml)
 	NODE=0 "$K8SLAB/lab.sh" up
 	trap '"$K8SLAB/lab.sh" down' EXIT
-	"$K8SLAB/lab.sh" in "$PWD/tools/helm-check.sh" inside "$manager" "$operator"
+	"$K8SLAB/lab.sh" in "$PWD/tools/helm-check.sh" inside "$manager" "$operator" "$postgresql"
 fi

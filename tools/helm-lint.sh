@@ -54,4 +54,8 @@ helm-docs --chart-search-root helm --dry-run > "$out/README.md" 2> "$out/helm-do
 diff -u $chart/README.md "$out/README.md" > "$out/README.diff" || { cat "$out/README.diff"; echo "make helm-docs, and commit $chart/README.md" >&2; exit 1; }
 diff -u deploy/k8s/base/halley.yaml <(tools/k8s-base.sh) || { echo "make helm-docs, and commit deploy/k8s" >&2; exit 1; }
 for overlay in deploy/k8s/overlays/*; do kustomize build "$overlay" > /dev/null; done
+# The users of NATS may do the same in the values for the NATS project's chart as in our file.
+grep -oE '(publish|subscribe): \[.*\]' $chart/files/nats.conf | while read -r line; do
+	grep -qF "$line" deploy/k8s/nats-values.yaml || { echo "deploy/k8s/nats-values.yaml lacks $line" >&2; exit 1; }
+done
 echo "README and deploy/k8s are fresh"
