@@ -44,6 +44,39 @@ check() { # name, values…
 	echo "$name: $(grep -c ' (server dry run)$' "$out/$name.log") resources accepted"
 }
 
+# secrets: what the release's Secrets hold, a line each.
+secrets() {
+	kubectl -n $namespace get secrets -l app.kubernetes.io/instance=halley \
+		-o go-template='{{range .items}}{{$n := .metadata.name}}{{range $k, $v := .data}}{{$n}}/{{$k}} {{$v}}{{"\n"}}{{end}}{{end}}'
+}
+
+# same before after pattern: fails if a line that fits the pattern is in one of the two and not in the other.
+same() {
+	diff <(grep -E "$3" <<< "$1") <(grep -E "$3" <<< "$2") > /dev/null || { echo "$4: Secrets changed that must stay" >&2; return 1; }
+}
+
+# kept installs the trial, without a node to run it on, and sees that what is made once stays over upgrades and uninstalls, and that
+# certificates are made anew in time.
+kept() {
+	local chart=(halley helm/halley -n $namespace --no-hooks -f helm/halley/values-trial.yaml) first upgraded renewed again
+	helm install "${chart[@]}" > /dev/null
+	first=$(secrets)
+	[ "$(grep -c keys.json <<< "$first")" = 1 ] || { echo "no keys.json" >&2; return 1; }
+	helm upgrade "${chart[@]}" > /dev/null
+	upgraded=$(secrets)
+	same "$first" "$upgraded" . "upgrade"
+	helm upgrade "${chart[@]}" --set internalTLS.days=700 --set internalTLS.renewDays=731 > /dev/null
+	renewed=$(secrets)
+	same "$first" "$renewed" '^halley-(secrets|nats|postgresql|ca)/|/ca\.crt ' "renewal"
+	! same "$first" "$renewed" '^halley-gateway-tls/tls\.crt ' "renewal" 2> /dev/null || { echo "the certificate was not renewed" >&2; return 1; }
+	helm uninstall halley -n $namespace > /dev/null
+	helm install "${chart[@]}" > /dev/null
+	again=$(secrets)
+	same "$first" "$again" '^halley-(secrets|postgresql|ca)/' "another install"
+	helm uninstall halley -n $namespace > /dev/null
+	echo "Secrets are kept over upgrades, renewals and another install"
+}
+
 all() {
 	out=$(mktemp -d)
 	trap 'rm -rf "$out"' EXIT
@@ -60,6 +93,7 @@ if [ "${1:-}" = inside ]; then # in k8slab, with its KUBECONFIG
 	kubectl create --save-config=false -f "$2" -f "$3" -f "$4" > /dev/null
 	kubectl wait --for=condition=Established --timeout=60s crd --all > /dev/null
 	all
+	kept
 	kubectl apply --dry-run=server --validate=strict --warnings-as-errors -f deploy/k8s/postgresql.yaml -n $namespace
 elif [ -n "${KUBECONFIG:-}" ]; then
 	namespace=${NAMESPACE:-default}

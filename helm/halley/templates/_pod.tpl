@@ -82,9 +82,14 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
-{{/* Environment of a service: list root component. */}}
+{{/* Environment of a service: list root resources. Go collects harder before the container's memory ends. */}}
 {{- define "halley.env" -}}
 {{- $root := index . 0 }}
+{{- $memory := dig "limits" "memory" "" (index . 1) | toString }}
+{{- if regexMatch "^[0-9]+[MG]i$" $memory }}
+- name: GOMEMLIMIT
+  value: {{ div (mul (regexFind "^[0-9]+" $memory | int64) (ternary 1024 1 (hasSuffix "Gi" $memory)) 9) 10 }}MiB
+{{- end }}
 {{- with $root.Values.telemetry.otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
