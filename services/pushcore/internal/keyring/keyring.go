@@ -192,6 +192,9 @@ func (r *Ring) Seal(purpose string, value []byte) []byte {
 // SealKey returns the id of the key that Seal uses.
 func (r *Ring) SealKey() uint32 { return r.sealKey }
 
+// Opens reports whether the key with an id is in the ring.
+func (r *Ring) Opens(id uint32) bool { return r.encryption[id] != nil }
+
 // Open decrypts what Seal returned for the same purpose, or fails with ErrSealed.
 func (r *Ring) Open(purpose string, sealed []byte) ([]byte, error) {
 	if len(sealed) < 4 {

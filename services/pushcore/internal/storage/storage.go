@@ -159,6 +159,29 @@ func onSchema(ctx context.Context, url string, f func(provider *goose.Provider, 
 	}, time.Now())
 }
 
+// Versions returns the version of a schema, 0 if there is none, and the one that this binary knows. It changes nothing.
+func Versions(ctx context.Context, conn *pgx.Conn) (current, target int64, err error) {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return 0, 0, fmt.Errorf("embedded migrations: %w", err)
+	}
+	for _, name := range files {
+		version, err := goose.NumericComponent(name)
+		if err != nil {
+			return 0, 0, fmt.Errorf("embedded migrations: %w", err)
+		}
+		target = max(target, version)
+	}
+	var there bool
+	if err := conn.QueryRow(ctx, "SELECT to_regclass('goose_db_version') IS NOT NULL").Scan(&there); err != nil || !there {
+		return 0, target, err
+	}
+	if err := conn.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&current); err != nil {
+		return 0, 0, fmt.Errorf("read schema version: %w", err)
+	}
+	return current, target, nil
+}
+
 // Unavailable reports whether an error means that PostgreSQL cannot be reached or is not ready, so that the same call may
 // succeed later.
 func Unavailable(err error) bool {
