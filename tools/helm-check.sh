@@ -90,6 +90,7 @@ if [ "${1:-}" = inside ]; then # in k8slab, with its KUBECONFIG
 	namespace=halley
 	kubectl create namespace $namespace > /dev/null
 	kubectl label namespace $namespace pod-security.kubernetes.io/{enforce,warn}=restricted > /dev/null
+	kubectl wait -n $namespace --for=create --timeout=60s serviceaccount/default > /dev/null
 	kubectl create --save-config=false -f "$2" -f "$3" -f "$4" > /dev/null
 	kubectl wait --for=condition=Established --timeout=60s crd --all > /dev/null
 	all

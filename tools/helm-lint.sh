@@ -44,11 +44,26 @@ echo "three sets of values rendered and scored"
 tools/chart-config.sh "$out"/{trial,production,10m}.yaml
 chartcheck -chart $chart -runbooks docs/runbooks -same $chart/files/nats.conf=pkg/natsbus/natsserver/nats.conf services pkg
 
-# A value with a typing error is refused.
-if helm template halley $chart --set gateway.replica=3 > /dev/null 2> "$out/typo"; then
-	echo "values.schema.json lets gateway.replica through" >&2
-	exit 1
-fi
+# refused what word flags…: the chart refuses these values, and says why.
+refused() {
+	local what=$1 word=$2
+	shift 2
+	if helm template halley $chart "$@" > /dev/null 2> "$out/refusal"; then
+		echo "the chart takes $what" >&2
+		return 1
+	fi
+	grep -qF "$word" "$out/refusal" || { echo "$what: the refusal does not say $word:" >&2; cat "$out/refusal" >&2; return 1; }
+}
+refused "a name that it does not know" "replica" --set gateway.replica=3
+refused "a type of Service that there is not" "type" --set gateway.service.type=Balancer
+refused "no NATS" "nats.url is needed" --set trial.enabled=false --set postgresql.existingSecret=x
+refused "a NATS without passwords" "nats.existingSecret is needed" --set nats.url=nats://x:4222
+refused "no PostgreSQL" "postgresql.existingSecret is needed" --set trial.enabled=false --set nats.url=nats://x:4222 --set nats.existingSecret=x
+refused "TLS without a certificate" "gateway.listeners.mqtts needs" --set gateway.listeners.mqtts=true
+refused "an ingress without a host" "ingress.host is needed" --set ingress.enabled=true
+refused "certificates of which one is missing" "is needed" -f $chart/values-production.yaml \
+	--set internalTLS.mode=existing --set internalTLS.existingSecrets.pushcore=x
+echo "wrong values are refused, with the reason"
 
 helm-docs --chart-search-root helm --dry-run > "$out/README.md" 2> "$out/helm-docs.log"
 diff -u $chart/README.md "$out/README.md" > "$out/README.diff" || { cat "$out/README.diff"; echo "make helm-docs, and commit $chart/README.md" >&2; exit 1; }
