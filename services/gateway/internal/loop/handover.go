@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,23 +139,22 @@ type job struct {
 	result SliceResult
 }
 
-// run lists the sessions that the broadcast is for, chunk by chunk as they lie in memory. Those that come later Pull it.
+// run lists the sessions that the broadcast is for in the order in which they lie in memory, which caches like best. Those that come
+// later Pull it.
 func (j *job) run(l *Loop) {
-	ends := make([]int32, len(l.conns.chunks)) // where each chunk's sessions end in the list
-	var found []int32
+	wanted := make([]uint64, l.conns.len()/64) // a bit for each connection
+	n := 0
 	for low, i := range l.index[j.key.appSlice] {
 		if j.members.Contains(low) {
-			found = append(found, i)
-			ends[i/chunkSize]++
+			wanted[i/64] |= 1 << (i % 64)
+			n++
 		}
 	}
-	for chunk := 1; chunk < len(ends); chunk++ {
-		ends[chunk] += ends[chunk-1]
-	}
-	j.refs = make([]Ref, len(found))
-	for _, i := range found {
-		ends[i/chunkSize]--
-		j.refs[ends[i/chunkSize]] = l.ref(i)
+	j.refs = make([]Ref, 0, n)
+	for word, left := range wanted {
+		for ; left != 0; left &= left - 1 {
+			j.refs = append(j.refs, l.ref(int32(word*64+bits.TrailingZeros64(left))))
+		}
 	}
 	l.jobs = append(l.jobs, j)
 }
@@ -181,8 +181,8 @@ func (l *Loop) piece(j *job) bool {
 	begun := time.Now()
 	h := l.memory.of(j.key, l.clock.Since)
 	for n := 0; n < quantum && len(j.refs) > 0; n++ {
-		r := j.refs[len(j.refs)-1]
-		j.refs = j.refs[:len(j.refs)-1]
+		r := j.refs[0]
+		j.refs = j.refs[1:]
 		if s := l.live(r); s != nil {
 			l.broadcastTo(j, h, r.index, s)
 		}
