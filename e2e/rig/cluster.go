@@ -81,6 +81,9 @@ func (c *Cluster) AwaitReady(t testing.TB) {
 // StoreDir is the folder of NATS's data.
 func (c *Cluster) StoreDir() string { return filepath.Join(c.dir, "jetstream") }
 
+// PostgresDir is the folder of PostgreSQL's data.
+func (c *Cluster) PostgresDir() string { return filepath.Join(c.dir, "postgres") }
+
 // RestartPostgres stops PostgreSQL, lets meanwhile run, and starts it again.
 func (c *Cluster) RestartPostgres(t testing.TB, meanwhile func()) {
 	t.Helper()
@@ -101,16 +104,17 @@ func (c *Cluster) startPostgres(t testing.TB) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
 	defer cancel()
-	c.Postgres, err = postgres.Start(ctx, postgres.Options{
-		DataDir: filepath.Join(c.dir, "postgres"), Log: slog.New(slog.NewTextHandler(log, nil)),
+	server, err := postgres.Start(ctx, postgres.Options{
+		DataDir: c.PostgresDir(), Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
 		t.Fatalf("PostgreSQL: %v", err)
 	}
+	c.Postgres = server
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), startWithin)
 		defer cancel()
-		if err := c.Postgres.Stop(ctx); err != nil {
+		if err := server.Stop(ctx); err != nil {
 			t.Errorf("stop PostgreSQL: %v", err)
 		}
 		_ = log.Close()

@@ -229,6 +229,13 @@ func Migrate(ctx context.Context, url string, log *slog.Logger) error {
 	return errors.Join(err, ctx.Err())
 }
 
+// Restored makes a PostgreSQL that was restored to an earlier moment fit for use: the next skip numbers of each app are not
+// given to new devices, because devices that registered after that moment may still have them, with tokens and secrets that
+// fit. Those devices are told to register again. No pushcore may run. It returns how many apps there are.
+func Restored(ctx context.Context, url string, skip int64) (apps int64, err error) {
+	return storage.SkipOrdinals(ctx, url, skip)
+}
+
 // untilAvailable calls f again until PostgreSQL is there, or ctx ends, which is no error.
 func untilAvailable(ctx context.Context, log *slog.Logger, f func(context.Context) error) error {
 	for {

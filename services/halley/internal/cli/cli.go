@@ -111,7 +111,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the service, 4 (--wait
 	f.StringVarP(&g.output, "output", "o", "text", "text or json")
 	root.AddCommand(
 		newUp(g, errOut), newDemo(g), newDevice(g), newPush(g), newGet(g), newDevices(g), newUser(g), newApp(g), newKey(g), newChannel(g),
-		newService(), newKeyring(), newNATSConfig(g), newMigrate(g), newCheck(g), newDoctor(g),
+		newService(), newKeyring(), newNATSConfig(g), newMigrate(g), newRestored(g), newCheck(g), newDoctor(g),
 	)
 	for _, c := range root.Commands() {
 		wrapArgs(c)

@@ -62,6 +62,7 @@ func TestWrongUsageHasItsExitCodeAndSaysWhy(t *testing.T) {
 		"neither yes nor no":  {append(admin, "channel", "set", "huawei", "--urgent", "very"), "--urgent: must be true or false"},
 		"two credentials":     {append(admin, "channel", "set", "huawei", "--credential", "x", "--simulator", "y"), "one of them"},
 		"no such sender":      {[]string{"up", "--channels", "apns,pigeon", "--check-config"}, `no sender of "pigeon"`},
+		"nothing skipped":     {[]string{"restored", "--skip", "0"}, "--skip must be"},
 		"wrong configuration": {[]string{"up", "--tls-cert", "x", "--check-config"}, "tls_cert and tls_key"},
 	} {
 		t.Run(name, func(t *testing.T) {

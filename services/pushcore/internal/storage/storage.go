@@ -182,6 +182,20 @@ func Versions(ctx context.Context, conn *pgx.Conn) (current, target int64, err e
 	return current, target, nil
 }
 
+// SkipOrdinals takes the next n ordinals of every app out of use, and returns how many apps there are.
+func SkipOrdinals(ctx context.Context, url string, n int64) (apps int64, err error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return 0, fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	skipped, err := conn.Exec(ctx, "UPDATE app_ordinal SET next = next + $1", n)
+	if err != nil {
+		return 0, fmt.Errorf("skip ordinals: %w", err)
+	}
+	return skipped.RowsAffected(), nil
+}
+
 // Unavailable reports whether an error means that PostgreSQL cannot be reached or is not ready, so that the same call may
 // succeed later.
 func Unavailable(err error) bool {
