@@ -20,6 +20,12 @@ QUICK ?=
 SUITE ?=
 PROFILES ?=
 FUZZTIME ?= 30s
+# make images: TAG=1.2.3 PLATFORM=linux/arm64 REGISTRY=registry.example.com SERVICES="gateway pushcore".
+TAG ?= $(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' helm/halley/Chart.yaml)
+PLATFORM ?= linux/amd64,linux/arm64
+REGISTRY ?=
+SERVICES ?=
+IMAGES := .build/images
 
 # $(call need,path): says plainly which part of the product a target waits for.
 need = @[ -e $(1) ] || { echo "make $@ needs $(1), which this checkout does not have" >&2; exit 1; }
@@ -55,6 +61,7 @@ $(BIN)/.helm: tools/helm/go.mod tools/helm/go.sum
 $(BIN)/.helmdocs: tools/helmdocs/go.mod tools/helmdocs/go.sum
 $(BIN)/.kubescore: tools/kubescore/go.mod tools/kubescore/go.sum
 $(BIN)/.kustomize: tools/kustomize/go.mod tools/kustomize/go.sum
+$(BIN)/.images: tools/images/go.mod tools/images/go.sum $(wildcard tools/images/*/*.go tools/images/*/*/*.go)
 $(BIN)/.chart: tools/chart/go.mod tools/chart/go.sum $(wildcard tools/chart/*/*.go)
 CHART_TOOLS := $(addprefix $(BIN)/.,helm helmdocs kubescore kustomize chart)
 
@@ -82,6 +89,20 @@ gen: $(BIN)/.gen $(BIN)/.buf .build/proto-deps ## Generate code and the OpenAPI 
 gen-check: gen ## Prove that the committed generated code is fresh.
 	@changed=$$(git status --porcelain -- proto); [ -z "$$changed" ] || { echo "$$changed"; git --no-pager diff --stat -- proto; \
 		echo "proto/ is not what is committed after make gen: commit it" >&2; exit 1; }
+
+## Images.
+
+.PHONY: images
+images: $(BIN)/.images ## Make the container images of all services, or of SERVICES, into .build/images; REGISTRY=host pushes them, too.
+	images -tag $(TAG) -platform $(PLATFORM) -out $(IMAGES) $(if $(REGISTRY),-registry $(REGISTRY)) $(SERVICES)
+
+.PHONY: images-trial
+images-trial: $(BIN)/.images ## Make the images of NATS and PostgreSQL that the chart's trial runs on; needs Debian's postgresql-15.
+	images -trial -tag $(TAG) -platform $(PLATFORM) -out $(IMAGES) $(if $(REGISTRY),-registry $(REGISTRY))
+
+.PHONY: images-check
+images-check: $(BIN)/.images ## Prove that two builds of the last commit, in two places, one from nothing, make the same images.
+	tools/images-check.sh $(TAG) $(PLATFORM) $(SERVICES)
 
 ## Checks.
 
