@@ -17,7 +17,7 @@ WITH_POSTGRES := tools/setup/postgres.sh run
 ROUNDS ?= 1
 RUN ?= .
 QUICK ?=
-SUITE ?=
+SUITE ?= spine,senders
 PROFILES ?=
 FUZZTIME ?= 30s
 # make images: TAG=1.2.3 PLATFORM=linux/arm64 REGISTRY=registry.example.com SERVICES="gateway pushcore".
@@ -172,13 +172,18 @@ e2e: build $(BIN)/.nats ## Test the whole product through its public doors; ROUN
 .PHONY: bench
 bench: build $(BIN)/.nats ## Measure the whole path, beside what others do; figures in bench/out. QUICK=1 is short.
 	$(call need,bench/cmd/bench)
-	$(call measure,$(or $(SUITE),spine))
+	$(call measure,$(SUITE))
 
 .PHONY: bench-gateway
 bench-gateway: build $(BIN)/.nats ## Measure the gateway at its limits, beside a bare loop and its peers. QUICK=1 is short.
 	$(call need,bench/cmd/bench)
 	go test -c -o $(BIN)/gateway-tables.test ./services/gateway/internal/loop
 	$(call measure,gateway)
+
+.PHONY: bench-senders
+bench-senders: build $(BIN)/.nats ## Measure the senders of APNs, FCM and Huawei beside a bare client loop. QUICK=1 is short.
+	$(call need,bench/cmd/bench)
+	$(call measure,senders)
 
 # $(call measure,suite): runs a suite of the bench. It is built first, so that no compiler runs beside it.
 define measure

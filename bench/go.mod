@@ -9,6 +9,7 @@ replace github.com/halleypush/halley/proto => ../proto
 require (
 	github.com/RoaringBitmap/roaring/v2 v2.30.0
 	github.com/centrifugal/centrifuge v0.40.1
+	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/google/uuid v1.6.0
 	github.com/halleypush/halley/pkg v0.0.0-00010101000000-000000000000
 	github.com/halleypush/halley/proto v0.0.0-00010101000000-000000000000

@@ -21,12 +21,13 @@ import (
 	"github.com/halleypush/halley/bench/internal/peer"
 	"github.com/halleypush/halley/bench/internal/phones"
 	"github.com/halleypush/halley/bench/internal/report"
+	"github.com/halleypush/halley/bench/internal/senders"
 	"github.com/halleypush/halley/bench/internal/spine"
 	"github.com/halleypush/halley/bench/internal/suite"
 )
 
 func suites() []suite.Suite {
-	return []suite.Suite{{Name: "spine", Run: spine.Run}, {Name: "gateway", Run: gateway.Run}}
+	return []suite.Suite{{Name: "spine", Run: spine.Run}, {Name: "gateway", Run: gateway.Run}, {Name: "senders", Run: senders.Run}}
 }
 
 func main() {
@@ -43,6 +44,7 @@ func serve(role string) error {
 	roles := map[string]func() error{
 		phones.Role: phones.Serve, bare.Role: bare.Serve, peer.RoleMochi: peer.ServeMochi, peer.RoleCentrifuge: peer.ServeCentrifuge,
 		peer.RoleSecure: peer.ServeSecure, peer.RoleParked: peer.ServeParked,
+		senders.Role: senders.Serve,
 	}
 	if roles[role] == nil {
 		return fmt.Errorf("there is no role %q", role)
