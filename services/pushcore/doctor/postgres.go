@@ -51,12 +51,12 @@ func (e *examination) postgres(ctx context.Context, ring *keyring.Ring) {
 			return
 		}
 	}
-	current, target, err := storage.Versions(ctx, conn)
+	current, oldest, target, err := storage.Versions(ctx, conn)
 	switch {
 	case err != nil:
 		e.failed("schema", err.Error(), rights)
 		return
-	case current > target:
+	case oldest > target:
 		e.failed("schema", fmt.Sprintf("is at version %d, this program knows %d", current, target), "run a halley that is as new as the pushcores")
 		return
 	case current < target:

@@ -91,8 +91,8 @@ func (db *DB) Close() {
 	}
 }
 
-// Migrate brings the schema up to this binary's version and makes the partitions of the coming days. It refuses a schema
-// that is newer. Several processes may call it at once.
+// Migrate brings the schema up to this binary's version and makes the partitions of the coming days. A schema that is newer stays
+// as it is; it is refused unless it supports this binary. Several processes may call it at once.
 func Migrate(ctx context.Context, url string, log *slog.Logger) error {
 	return onSchema(ctx, url, func(provider *goose.Provider, _, _ int64) error {
 		results, err := provider.Up(ctx)
@@ -116,8 +116,8 @@ func Settle(ctx context.Context, url string) error {
 	})
 }
 
-// onSchema lets f work on the schema at its current version, one process at a time, and makes the partitions afterwards.
-// target is the version that this binary knows; the schema is not newer.
+// onSchema lets f work on a schema that is not newer than this binary, at its current version, one process at a time, and makes the
+// partitions afterwards. target is the version that this binary knows.
 func onSchema(ctx context.Context, url string, f func(provider *goose.Provider, current, target int64) error) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -148,9 +148,14 @@ func onSchema(ctx context.Context, url string, f func(provider *goose.Provider, 
 		return fmt.Errorf("read schema version: %w", err)
 	}
 	if current > target {
-		return fmt.Errorf("the schema is at version %d, this binary knows %d: run a newer binary", current, target)
-	}
-	if err := f(provider, current, target); err != nil {
+		var oldest int64
+		if err := session.QueryRowContext(ctx, "SELECT oldest FROM schema_support").Scan(&oldest); err != nil {
+			return fmt.Errorf("read which versions the schema supports: %w", err)
+		}
+		if oldest > target {
+			return fmt.Errorf("the schema is at version %d, this binary knows %d, and it takes one that knows %d: run a newer binary", current, target, oldest)
+		}
+	} else if err := f(provider, current, target); err != nil {
 		return err
 	}
 	return ensurePartitions(ctx, func(ctx context.Context, sql string) error {
@@ -159,27 +164,33 @@ func onSchema(ctx context.Context, url string, f func(provider *goose.Provider, 
 	}, time.Now())
 }
 
-// Versions returns the version of a schema, 0 if there is none, and the one that this binary knows. It changes nothing.
-func Versions(ctx context.Context, conn *pgx.Conn) (current, target int64, err error) {
+// Versions returns the version of a schema, 0 if there is none, the oldest one whose binaries it supports, 0 for any, and the one that
+// this binary knows. It changes nothing.
+func Versions(ctx context.Context, conn *pgx.Conn) (current, oldest, target int64, err error) {
 	files, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
-		return 0, 0, fmt.Errorf("embedded migrations: %w", err)
+		return 0, 0, 0, fmt.Errorf("embedded migrations: %w", err)
 	}
 	for _, name := range files {
 		version, err := goose.NumericComponent(name)
 		if err != nil {
-			return 0, 0, fmt.Errorf("embedded migrations: %w", err)
+			return 0, 0, 0, fmt.Errorf("embedded migrations: %w", err)
 		}
 		target = max(target, version)
 	}
 	var there bool
 	if err := conn.QueryRow(ctx, "SELECT to_regclass('goose_db_version') IS NOT NULL").Scan(&there); err != nil || !there {
-		return 0, target, err
+		return 0, 0, target, err
 	}
 	if err := conn.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied").Scan(&current); err != nil {
-		return 0, 0, fmt.Errorf("read schema version: %w", err)
+		return 0, 0, 0, fmt.Errorf("read schema version: %w", err)
 	}
-	return current, target, nil
+	if current > target { // and so it is one that says
+		if err := conn.QueryRow(ctx, "SELECT oldest FROM schema_support").Scan(&oldest); err != nil {
+			return 0, 0, 0, fmt.Errorf("read which versions the schema supports: %w", err)
+		}
+	}
+	return current, oldest, target, nil
 }
 
 // SkipOrdinals takes the next n ordinals of every app out of use, and returns how many apps there are.

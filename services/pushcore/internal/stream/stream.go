@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	askFor    = 10 * time.Second
 	heartbeat = 2 * time.Second
 )
+
+// leastBytes is the smallest size of a stream.
+const leastBytes = 16 << 20
 
 // Stream is one stream with its configuration.
 type Stream struct {
@@ -90,11 +94,46 @@ func (s *Stream) make(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	if _, err := s.js.CreateOrUpdateStream(ctx, s.config); err != nil {
+	err := s.makeWith(ctx, s.config.MaxBytes)
+	if lacksRoom(err) {
+		err = s.fit(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("make stream: %w", err)
 	}
 	s.made = true
 	return nil
+}
+
+func (s *Stream) makeWith(ctx context.Context, size int64) error {
+	c := s.config
+	c.MaxBytes = size
+	_, err := s.js.CreateOrUpdateStream(ctx, c)
+	return err
+}
+
+// fit makes the stream where NATS, which reserves the size of each, has no room for it as it should be. One that is there keeps its
+// size; a new one gets a quarter of what there is room for, and leaves the rest to others. What finds no place in it waits in
+// PostgreSQL, or is made again later.
+func (s *Stream) fit(ctx context.Context) error {
+	if there, err := s.js.Stream(ctx, s.config.Name); err == nil {
+		return s.makeWith(ctx, there.CachedInfo().Config.MaxBytes)
+	}
+	size := s.config.MaxBytes / 2
+	err := s.makeWith(ctx, size)
+	for ; lacksRoom(err) && size > leastBytes; err = s.makeWith(ctx, size) {
+		size /= 2
+	}
+	if err != nil {
+		return err
+	}
+	return s.makeWith(ctx, max(size/4, leastBytes))
+}
+
+// lacksRoom reports whether a server, an account or a cluster has too little storage left (nats-server, server/errors.json).
+func lacksRoom(err error) bool {
+	var refused *jetstream.APIError
+	return errors.As(err, &refused) && slices.Contains([]jetstream.ErrorCode{10047, 10002, 10023, 10005}, refused.ErrorCode)
 }
 
 // Made makes the stream if it is not there, and returns when it was made: NATS that lost its data has another one.
