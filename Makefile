@@ -169,6 +169,11 @@ e2e: build $(BIN)/.nats ## Test the whole product through its public doors; ROUN
 	HALLEY_E2E_BIN=$(BIN) HALLEY_E2E_ROUNDS=$(ROUNDS) \
 		$(WITH_POSTGRES) go test -count=1 -v -timeout 60m -run '$(RUN)' ./e2e/...
 
+.PHONY: e2e-k8s
+e2e-k8s: $(BIN)/.images ## Test the chart on a cluster under upgrades, scaling and kills: KUBECONFIG's, or one of k8slab (K8SLAB=folder).
+	go test -c -tags k8s -o $(BIN)/e2e-k8s.test ./e2e/k8s
+	tools/e2e-k8s.sh
+
 .PHONY: bench
 bench: build $(BIN)/.nats ## Measure the whole path, beside what others do; figures in bench/out. QUICK=1 is short.
 	$(call need,bench/cmd/bench)
