@@ -77,22 +77,47 @@ func (s *settled) later(targets []*senderv1.Target, at time.Time, counted bool) 
 // attempt makes one attempt at each target of a job. It returns when the vendor has answered for all of them; once stop is
 // closed it begins no further request, and has the rest tried again, by another sender if there is one.
 func (s *Sender) attempt(ctx context.Context, job *senderv1.Job, t *tenant, stop <-chan struct{}) *settled {
-	out, now := &settled{}, time.Now()
-	expires := job.GetExpiresAt().AsTime()
-	if !now.Before(expires) {
-		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_EXPIRED, "")
+	out := &settled{}
+	h, all := s.plan(ctx, job, out)
+	if len(all) == 0 {
+		t.settled(time.Now(), len(job.GetTargets()))
 		return out
+	}
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": job.GetTrace()})
+	var wg sync.WaitGroup
+	for _, r := range all {
+		wg.Add(1)
+		begun := t.workers.do(stop, func() { // one is free again within the time-outs of a request
+			defer wg.Done()
+			s.send(ctx, job, t, h, r, out)
+			t.settled(time.Now(), len(r.targets))
+		})
+		if !begun {
+			wg.Done()
+			out.later(r.targets, time.Now(), false)
+		}
+	}
+	wg.Wait()
+	return out
+}
+
+// plan returns the requests that a job takes, and the credential for them; none if what becomes of it is known already.
+func (s *Sender) plan(ctx context.Context, job *senderv1.Job, out *settled) (*held, []request) {
+	now := time.Now()
+	if !now.Before(job.GetExpiresAt().AsTime()) {
+		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_EXPIRED, "")
+		return nil, nil
 	}
 	h, err := s.credentials.get(ctx, job.GetApp())
 	switch {
 	case errors.Is(err, errNoCredential):
 		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, err.Error())
-		return out
+		return nil, nil
 	case err != nil:
 		s.log.WarnContext(ctx, "no credential for now", "app", job.GetAppId(), "error", err)
 		s.metrics.parked.WithLabelValues("credential").Inc()
 		out.later(job.GetTargets(), now.Add(jitter(withoutCredential)), false)
-		return out
+		return nil, nil
 	}
 	url := ""
 	if s.config.PublicURL != "" {
@@ -101,34 +126,18 @@ func (s *Sender) attempt(ctx context.Context, job *senderv1.Job, t *tenant, stop
 	all, clamped, err := requests(job, s.limits, h, url, now)
 	if err != nil {
 		out.final(job.GetTargets(), senderv1.Outcome_OUTCOME_REJECTED, err.Error())
-		return out
+		return nil, nil
 	}
 	if clamped {
 		s.metrics.clamped.Inc()
 	}
-	var wg sync.WaitGroup
-	for _, r := range all {
-		select {
-		case <-stop:
-			out.later(r.targets, time.Now(), false)
-			continue
-		case t.slots <- struct{}{}: // given back within the time-outs of a request
-		}
-		wg.Go(func() {
-			defer func() { <-t.slots }()
-			s.send(ctx, job, t, h, r, out)
-		})
-	}
-	wg.Wait()
-	return out
+	return h, all
 }
 
 // send makes one request and sorts its targets by what became of them.
 func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held, r request, out *settled) {
 	now, expires := time.Now(), job.GetExpiresAt().AsTime()
-	wait, cancel := context.WithTimeout(ctx, maxRateWait)
-	defer cancel()
-	if h.account.rate.Wait(wait) != nil {
+	if !h.account.admit(ctx) {
 		s.metrics.parked.WithLabelValues("rate").Inc()
 		out.later(r.targets, now.Add(jitter(maxRateWait)), false)
 		return
@@ -158,7 +167,7 @@ func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held
 		done(nil)
 	}
 	for i, result := range results {
-		s.sort(job, h.account, r.targets[i], result, expires, out)
+		s.sort(job, h.account, r.targets[i:i+1], result, expires, out)
 	}
 }
 
@@ -199,8 +208,8 @@ var outcomes = map[Outcome]senderv1.Outcome{
 	Rejected: senderv1.Outcome_OUTCOME_REJECTED, CredentialBad: senderv1.Outcome_OUTCOME_CREDENTIAL_BAD,
 }
 
-func (s *Sender) sort(job *senderv1.Job, a *account, target *senderv1.Target, r Result, expires time.Time, out *settled) {
-	now, one := time.Now(), []*senderv1.Target{target}
+// sort notes what became of one target.
+func (s *Sender) sort(job *senderv1.Job, a *account, one []*senderv1.Target, r Result, expires time.Time, out *settled) {
 	switch r.Outcome {
 	case Retry:
 		if int(job.GetAttempts())+1 >= s.config.Tries {
@@ -211,7 +220,7 @@ func (s *Sender) sort(job *senderv1.Job, a *account, target *senderv1.Target, r 
 		if after <= 0 {
 			after = jitter(min(s.config.FirstRetry<<min(job.GetAttempts(), 20), s.config.LongestRetry))
 		}
-		if at := now.Add(after); at.Before(expires) {
+		if at := time.Now().Add(after); at.Before(expires) {
 			out.later(one, at, true)
 		} else {
 			out.final(one, senderv1.Outcome_OUTCOME_EXPIRED, r.Code)
@@ -219,13 +228,13 @@ func (s *Sender) sort(job *senderv1.Job, a *account, target *senderv1.Target, r 
 	case QuotaSpent:
 		until := r.Until
 		if until.IsZero() {
-			until = midnight(now)
+			until = midnight(time.Now())
 		}
 		a.spend(until)
 		s.quotaSpent(one, until, expires, r.Code, out)
 	default:
 		result := &senderv1.Result{
-			Ordinal: &target.Ordinal, Token: target.GetToken(), Outcome: outcomes[r.Outcome], Code: r.Code, VendorId: r.VendorID,
+			Ordinal: &one[0].Ordinal, Token: one[0].GetToken(), Outcome: outcomes[r.Outcome], Code: r.Code, VendorId: r.VendorID,
 		}
 		if !r.GoneAt.IsZero() {
 			result.GoneAt = timestamppb.New(r.GoneAt)
@@ -248,7 +257,6 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 
 // span begins the span of one request, within the trace of the call that the push came with.
 func (s *Sender) span(ctx context.Context, job *senderv1.Job, targets int) (context.Context, trace.Span) {
-	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": job.GetTrace()})
 	return s.telemetry.Traces.Tracer("halley/sender").Start(ctx, "send "+s.vendor.Channel(), //nolint:spancheck // the caller ends it
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("halley.app", job.GetAppId()), attribute.Int("halley.targets", targets)))
 }

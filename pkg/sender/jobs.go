@@ -96,7 +96,7 @@ func (s *Sender) begin(ctx context.Context, msg jetstream.Msg, job *senderv1.Job
 		return
 	}
 	wg.Go(func() {
-		defer func() { t.leave(time.Now(), n) }()
+		defer t.leave(n)
 		// What has begun is finished when the process stops: a request that was sent must be reported.
 		working := context.WithoutCancel(ctx)
 		done := s.keepOurs(msg)

@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 // tenant is what a sender knows of one app: its share of the room, and whether the vendor works for it.
 type tenant struct {
 	room     *room
-	slots    chan struct{} // one token per request under way
+	workers  workers // that make its requests
 	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
 	receipts *rate.Limiter // calls of the vendor
 
@@ -22,7 +23,7 @@ type tenant struct {
 
 func newTenant(c *Config, l Limits, r *room) *tenant {
 	return &tenant{
-		room: r, slots: make(chan struct{}, max(l.Concurrency, 1)), receipts: rate.NewLimiter(receiptRate, receiptBurst),
+		room: r, workers: newWorkers(max(l.Concurrency, 1)), receipts: rate.NewLimiter(receiptRate, receiptBurst),
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			MaxRequests: 1, Timeout: c.BreakerFor,
 			ReadyToTrip: func(counts gobreaker.Counts) bool { return int(counts.ConsecutiveFailures) >= c.BreakerAfter },
@@ -45,12 +46,19 @@ func (t *tenant) enter(now time.Time, n int) (again time.Time, ok bool) {
 }
 
 // leave gives back the place of a job of n targets.
-func (t *tenant) leave(now time.Time, n int) {
+func (t *tenant) leave(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.room.give(n + jobCost)
 	t.held -= n + jobCost
+}
+
+// settled notes that what was to be done for n targets is done. Jobs take turns: many end together, so that their ends say
+// nothing of how fast it goes.
+func (t *tenant) settled(now time.Time, n int) {
+	t.mu.Lock()
 	t.pace.settled(now, n)
+	t.mu.Unlock()
 }
 
 // account is what the vendor counts by credential: apps with the same one share it. Each process counts by itself; the
@@ -72,6 +80,16 @@ func newAccount(l Limits) *account {
 		limit = rate.Limit(l.PerSecond)
 	}
 	return &account{rate: rate.NewLimiter(limit, max(int(l.PerSecond), 1)), perDay: l.PerDay}
+}
+
+// admit waits until the credential's rate allows another request, and says whether it does within maxRateWait.
+func (a *account) admit(ctx context.Context) bool {
+	if a.rate.Allow() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxRateWait)
+	defer cancel()
+	return a.rate.Wait(ctx) == nil
 }
 
 // spend notes that the quota is spent until a time.

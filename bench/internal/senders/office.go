@@ -30,6 +30,8 @@ import (
 const (
 	appID     = "bench"
 	appNumber = 7
+	// unsampled is the trace of a call that is not sampled, as most are not.
+	unsampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 )
 
 // office is pushcore as senders know it: it gives out credentials, issues jobs and takes reports, and keeps no ledger.
@@ -144,7 +146,8 @@ func (o *office) push(ctx context.Context, channel string, perJob int, tokens []
 	o.pushID, o.left, o.failed, o.done = id[:], len(tokens), nil, done
 	o.mu.Unlock()
 	job := &senderv1.Job{
-		App: appNumber, AppId: appID, PushId: id[:], Audience: true, Channel: channel, ExpiresAt: timestamppb.New(time.Now().Add(time.Hour)),
+		Trace: unsampled,
+		App:   appNumber, AppId: appID, PushId: id[:], Audience: true, Channel: channel, ExpiresAt: timestamppb.New(time.Now().Add(time.Hour)),
 		Content: &senderv1.Content{
 			Notification: &pushv1.Notification{Title: "Your order", Body: "It is on its way."}, Data: map[string]string{"order": "12345678"},
 			SentAt: timestamppb.Now(),
