@@ -46,6 +46,7 @@ type Config struct {
 
 	Channels         []string `yaml:"channels" env:"CHANNELS" default:"all" doc:"vendor channels whose senders run in this process: names, all or none; a vendor's own keys, such as HALLEY_APNS_PRODUCTION, are taken from the environment"`
 	PublicURL        string   `yaml:"public_url" env:"PUBLIC_URL" doc:"where vendors reach the http address with their receipts, such as https://push.example.com; empty: those that are told with every push send none"`
+	CORSOrigins      []string `yaml:"cors_origins" env:"CORS_ORIGINS" doc:"origins of web pages that may make the phones' calls from their scripts, such as https://www.example.com; * is any; empty: none"`
 	VendorSimulators bool     `yaml:"vendor_simulators" env:"VENDOR_SIMULATORS" doc:"run simulators of the vendors, and send to them instead of to the vendors"`
 	SimulatorControl string   `yaml:"simulator_control" env:"SIMULATOR_CONTROL" default:"127.0.0.1:9200" doc:"address of the simulators' control API; must be loopback"`
 
@@ -197,7 +198,7 @@ func (u *up) build(ctx context.Context, database config.Secret) error {
 	core.KeyFile, core.DatabaseURL = keys, database
 	core.NATS = natsbus.Config{User: "pushcore", Password: secrets.NATS["pushcore"]}
 	core.NATSOptions = []nats.Option{u.nats.InProcess()}
-	core.PublicURL = u.config.PublicURL
+	core.PublicURL, core.CORSOrigins = u.config.PublicURL, u.config.CORSOrigins
 	core.Mounts = map[string]http.Handler{
 		"/mqtt": http.HandlerFunc(u.serveWebSocket), receiptsPath: http.HandlerFunc(u.serveReceipts),
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/telemetry"
+	"github.com/halleypush/halley/services/pushcore/internal/api"
 	"github.com/halleypush/halley/services/pushcore/internal/storage"
 	"github.com/halleypush/halley/services/pushcore/internal/vendor"
 )
@@ -42,6 +44,8 @@ type Config struct {
 	Retention       time.Duration `yaml:"retention" env:"RETENTION" default:"720h" doc:"how long pushes and what became of them are kept; whole days"`
 
 	PublicURL string `yaml:"public_url" env:"PUBLIC_URL" doc:"where vendors reach this site with their receipts, such as https://push.example.com"`
+
+	CORSOrigins []string `yaml:"cors_origins" env:"CORS_ORIGINS" doc:"origins of web pages that may make the phones' calls (/device/v1) from their scripts, such as https://www.example.com; * is any; empty: none"`
 
 	Jobs vendor.Batches `yaml:"jobs" env:"JOBS"`
 
@@ -87,6 +91,8 @@ func (c *Config) Validate() error {
 		return errors.New("internal_ca needs internal_cert and internal_key")
 	case strings.HasSuffix(c.PublicURL, "/"):
 		return errors.New("public_url has no slash at its end")
+	case slices.ContainsFunc(c.CORSOrigins, func(o string) bool { return !api.IsOrigin(o) }):
+		return errors.New("cors_origins must be * or like https://www.example.com, without a path")
 	case min(c.Jobs.Default, c.Jobs.Meizu) < 1 || max(c.Jobs.Default, c.Jobs.Meizu) > maxJob:
 		return fmt.Errorf("jobs may have 1 to %d targets", maxJob)
 	case c.StreamReplicas < 0 || c.StreamReplicas > 5:

@@ -92,7 +92,7 @@ func (s *servers) buildHTTP(ctx context.Context, p *Pushcore, e endpoints) error
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", rest)
 	mux.Handle("/admin/v1/", rest)
-	mux.Handle("/device/v1/", e.phones)
+	mux.Handle("/device/v1/", api.AllowOrigins(p.config.CORSOrigins, e.phones))
 	mux.HandleFunc("GET /openapi.json", api.OpenAPI)
 	mux.HandleFunc("/", api.NotFound)
 	traced := otelhttp.NewHandler(mux, "http", otelhttp.WithTracerProvider(p.telemetry.Traces),
