@@ -257,6 +257,6 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 
 // span begins the span of one request, within the trace of the call that the push came with.
 func (s *Sender) span(ctx context.Context, job *senderv1.Job, targets int) (context.Context, trace.Span) {
-	return s.telemetry.Traces.Tracer("halley/sender").Start(ctx, "send "+s.vendor.Channel(), //nolint:spancheck // the caller ends it
+	return s.tracer.Start(ctx, "send "+s.vendor.Channel(), //nolint:spancheck // the caller ends it
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("halley.app", job.GetAppId()), attribute.Int("halley.targets", targets)))
 }

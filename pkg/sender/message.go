@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,22 +45,36 @@ func requests(job *senderv1.Job, l Limits, h *held, receiptURL string, now time.
 	})
 	for len(targets) > 0 {
 		first, n := targets[0], 1
-		for n < len(targets) && n < l.Batch && targets[n].GetEnvironment() == first.GetEnvironment() &&
-			targets[n].GetAppPackage() == first.GetAppPackage() && targets[n].GetUser() == first.GetUser() {
+		for n < len(targets) && alike(first, targets[n]) {
 			n++
 		}
-		m := *base
-		m.AppPackage, m.User, m.Sandbox = first.GetAppPackage(), first.GetUser(), first.GetEnvironment() == "sandbox"
-		hash := sha256.New()
-		for _, t := range targets[:n] {
-			m.Targets = append(m.Targets, Target{Token: t.GetToken(), ReportedAt: t.GetReportedAt().AsTime()})
-			fmt.Fprintf(hash, "%d ", t.GetOrdinal())
+		kind := *base
+		kind.AppPackage, kind.User, kind.Sandbox = first.GetAppPackage(), first.GetUser(), first.GetEnvironment() == "sandbox"
+		kind.common = &common{}
+		for some := range slices.Chunk(targets[:n], max(l.Batch, 1)) {
+			all = append(all, kind.request(id, some))
 		}
-		m.ID = uuid.NewSHA1(idSpace, hash.Sum(id[:])).String()
-		all = append(all, request{&m, targets[:n]})
 		targets = targets[n:]
 	}
 	return all, clamped, nil
+}
+
+// alike says whether two targets may be in one request.
+func alike(a, b *senderv1.Target) bool {
+	return a.GetEnvironment() == b.GetEnvironment() && a.GetAppPackage() == b.GetAppPackage() && a.GetUser() == b.GetUser()
+}
+
+// request returns the request for some targets.
+func (m Message) request(push uuid.UUID, targets []*senderv1.Target) request {
+	hash, text := sha256.New(), make([]byte, 0, 24)
+	m.Targets = make([]Target, len(targets))
+	for i, t := range targets {
+		m.Targets[i] = Target{Token: t.GetToken(), ReportedAt: t.GetReportedAt().AsTime()}
+		text = append(strconv.AppendUint(text[:0], t.GetOrdinal(), 10), ' ')
+		_, _ = hash.Write(text) // cannot fail
+	}
+	m.ID = uuid.NewSHA1(idSpace, hash.Sum(push[:])).String()
+	return request{&m, targets}
 }
 
 // messageOf returns what all requests of a job have in common.

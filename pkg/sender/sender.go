@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -38,6 +39,7 @@ type Sender struct {
 	telemetry   *telemetry.Telemetry
 	health      *telemetry.Health
 	log         *slog.Logger
+	tracer      trace.Tracer
 	metrics     *metrics
 	conn        *nats.Conn
 	js          jetstream.JetStream
@@ -81,6 +83,7 @@ func New(ctx context.Context, c Config, v Vendor) (_ *Sender, err error) {
 	if s.health == nil {
 		s.health = telemetry.NewHealth()
 	}
+	s.tracer = s.telemetry.Traces.Tracer("halley/sender")
 	s.log, s.metrics = s.telemetry.Log, newMetrics(s.telemetry.Metrics, v.Channel(), s.room.used)
 	for _, l := range []struct {
 		listener *net.Listener

@@ -92,6 +92,8 @@ type Message struct {
 	Targets []Target
 	// ReceiptURL is where the vendor is to send receipts, for vendors that want it in the request; empty: none wanted.
 	ReceiptURL string
+
+	common *common // nil: the message is the only one of its kind
 }
 
 // Target is one device.

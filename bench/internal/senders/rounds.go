@@ -71,11 +71,10 @@ func (r *rounds) run(ctx context.Context) error {
 		senders, loops, ratios = append(senders, s), append(loops, l), append(ratios, s.rate/l.rate)
 	}
 	rate, cpu := func(x round) float64 { return x.rate }, func(x round) float64 { return x.cpu }
-	ratio := report.Of(r.ratio, "× bare loop", ratios...)
-	if r.batch == 1 {
-		ratio = ratio.Target(">= 0.7")
+	if r.ratio != "" {
+		r.figures = append(r.figures, report.Of(r.ratio, "× bare loop", ratios...).Target(">= 0.7"))
 	}
-	r.figures = append(r.figures, ratio,
+	r.figures = append(r.figures,
 		report.Of(r.rate, "devices/s", each(senders, rate)...).With("bare", each(loops, rate)...),
 		report.Of(r.cpu, "µs/device", each(senders, cpu)...).With("bare", each(loops, cpu)...))
 	return r.profile(ctx)

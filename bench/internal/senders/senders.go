@@ -38,7 +38,7 @@ const settings = "senders: telemetry.profiles true; sender-fcm: per_second 10000
 // vendor is a channel that is measured.
 type vendor struct {
 	channel string
-	// ratio and rate are names of figures.
+	// The names of the figures; ratio is empty for who takes batches: what a sender does for each device, the loop has no part in.
 	ratio, rate, cpu string
 	// batch is how many devices a request has, perJob a job, as pushcore makes them; concurrency how many requests are under
 	// way: all as the sender has them.
@@ -65,7 +65,7 @@ func vendors() []vendor {
 			},
 		},
 		{
-			channel: channel.Huawei, ratio: "huawei.rate_ratio", rate: "huawei.devices_per_s", cpu: "huawei.cpu_us",
+			channel: channel.Huawei, rate: "huawei.devices_per_s", cpu: "huawei.cpu_us",
 			batch: 1000, perJob: 1000, concurrency: 16, config: "url: {url}\ntoken_url: {url}/oauth2/v3/token\nca: {ca}\n",
 			address: func(url string, c credential) string { return url + "/v1/" + c.ClientID + "/messages:send" },
 		},
@@ -88,7 +88,7 @@ func Run(ctx context.Context, o suite.Options) (_ []report.Figure, err error) {
 	b := &bench{sizes: sizesOf(o.Quick), Options: o}
 	var wanted []vendor
 	for _, v := range vendors() {
-		if o.Wanted(v.ratio, v.rate, v.cpu) {
+		if o.Wanted(v.rate, v.cpu) || v.ratio != "" && o.Wanted(v.ratio) {
 			wanted = append(wanted, v)
 		}
 	}

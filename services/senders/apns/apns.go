@@ -91,11 +91,11 @@ func (v *Vendor) client(certificates ...tls.Certificate) *http.Client {
 // Send makes one request for one device.
 func (v *Vendor) Send(ctx context.Context, c sender.Credential, m *sender.Message) []sender.Result {
 	credential := c.(*credential)
-	n, err := notification(m, credential.topic, time.Now())
+	common, err := sender.Common(m, c, func() (*apns2.Notification, error) { return notification(m, credential.topic, time.Now()) })
 	if err != nil {
 		return []sender.Result{{Outcome: sender.Rejected, Code: err.Error()}}
 	}
-	return []sender.Result{v.push(ctx, credential, m.Sandbox, n)}
+	return []sender.Result{v.push(ctx, credential, m.Sandbox, addressed(common, m))}
 }
 
 func (v *Vendor) push(ctx context.Context, c *credential, sandbox bool, n *apns2.Notification) sender.Result {

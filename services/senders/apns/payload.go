@@ -36,7 +36,7 @@ type headers struct {
 	Token string `json:"token"`
 }
 
-// notification returns the request for a message. The override is the payload's fields, such as
+// notification returns what the requests of a job have in common. The override is the payload's fields, such as
 // {"aps": {"interruption-level": "time-sensitive"}}, and "headers".
 func notification(m *sender.Message, bundle string, now time.Time) (*apns2.Notification, error) {
 	override, h, err := split(m.Override)
@@ -65,7 +65,7 @@ func notification(m *sender.Message, bundle string, now time.Time) (*apns2.Notif
 		return nil, fmt.Errorf("the payload has %d bytes, more than the %d that Apple takes", len(body), limit)
 	}
 	n := &apns2.Notification{
-		ApnsID: m.ID, DeviceToken: m.Targets[0].Token, Topic: bundle + suffix, PushType: apns2.EPushType(h.PushType), Payload: body,
+		DeviceToken: h.Token, Topic: bundle + suffix, PushType: apns2.EPushType(h.PushType), Payload: body,
 		Expiration: now.Add(m.TTL), Priority: priority(m, h), CollapseID: collapseID(m, h),
 	}
 	if m.AppPackage != "" {
@@ -74,10 +74,17 @@ func notification(m *sender.Message, bundle string, now time.Time) (*apns2.Notif
 	if h.Topic != "" {
 		n.Topic = h.Topic
 	}
-	if h.Token != "" {
-		n.DeviceToken = h.Token
-	}
 	return n, nil
+}
+
+// addressed returns the request for a message's device, unless the override names another token.
+func addressed(common *apns2.Notification, m *sender.Message) *apns2.Notification {
+	n := *common
+	n.ApnsID = m.ID
+	if n.DeviceToken == "" {
+		n.DeviceToken = m.Targets[0].Token
+	}
+	return &n
 }
 
 func split(override map[string]any) (fields map[string]any, h headers, err error) {

@@ -132,11 +132,11 @@ func (v *Vendor) Parse(text []byte) (sender.Credential, error) {
 	return c, err
 }
 
-// library returns Google's client for a project.
+// library returns Google's client for a project, which builds and checks messages, and sends none (see wire).
 func (v *Vendor) library(project string) (*messaging.Client, error) {
 	ctx := context.Background() // it is used for nothing that takes time: there is nobody to authenticate with
 	app, err := firebase.NewApp(ctx, &firebase.Config{ProjectID: project},
-		option.WithEndpoint(strings.TrimSuffix(v.config.URL, "/")+"/v1"), option.WithHTTPClient(&http.Client{Transport: wire{v.client}}))
+		option.WithEndpoint(strings.TrimSuffix(v.config.URL, "/")+"/v1"), option.WithHTTPClient(&http.Client{Transport: wire{}}))
 	if err != nil {
 		return nil, fmt.Errorf("firebase: %w", err)
 	}
@@ -158,31 +158,22 @@ func (v *Vendor) fetch(ctx context.Context, address, assertion string) (string, 
 
 // Send makes one request; a second one only if the access token has ended.
 func (v *Vendor) Send(ctx context.Context, given sender.Credential, m *sender.Message) []sender.Result {
-	message, err := messageOf(m, v.now())
-	if err != nil {
-		return sender.Same(m, sender.Result{Outcome: sender.Rejected, Code: err.Error()})
-	}
-	return sender.Same(m, v.send(ctx, given.(*credential), m, message))
+	return sender.Same(m, v.send(ctx, given.(*credential), m))
 }
 
-func (v *Vendor) send(ctx context.Context, c *credential, m *sender.Message, message *messaging.Message) (r sender.Result) {
-	send := c.messaging.Send
-	if m.Sandbox {
-		send = c.messaging.SendDryRun
+func (v *Vendor) send(ctx context.Context, c *credential, m *sender.Message) (r sender.Result) {
+	d, err := sender.Common(m, c, func() (*draft, error) { return newDraft(c.messaging, m, v.now()) })
+	if err != nil {
+		return sender.Result{Outcome: sender.Rejected, Code: err.Error()}
 	}
-	err := c.tokens.Try(ctx, func(token string) (refused bool) {
-		x := &exchange{override: m.Override, token: token}
-		_, err := send(context.WithValue(ctx, exchangeKey{}, x), message)
-		switch {
-		case x.err != nil:
-			r = sender.ResultOf(x.err)
-		case x.answer == nil: // the library does not make it
-			r = sender.Result{Outcome: sender.Rejected, Code: m.Scrub(err.Error())}
-		default:
-			r = read(m, x.answer)
-			return x.answer.Status == http.StatusUnauthorized && r.Outcome == sender.CredentialBad
+	err = c.tokens.Try(ctx, func(token string) (refused bool) {
+		a, err := sender.Post(ctx, v.client, d.url, sender.JSON, d.body(m.Targets[0].Token), "Authorization", "Bearer "+token)
+		if err != nil {
+			r = sender.ResultOf(err)
+			return false
 		}
-		return false
+		r = read(m, a)
+		return a.Status == http.StatusUnauthorized && r.Outcome == sender.CredentialBad
 	})
 	if err != nil {
 		return sender.ResultOf(err)
@@ -232,11 +223,6 @@ func read(m *sender.Message, a *sender.Answer) sender.Result {
 
 // Check has FCM validate a message to a token that there is not: it has to refuse the token, and nothing else.
 func (v *Vendor) Check(ctx context.Context, given sender.Credential) (note string, err error) {
-	c := given.(*credential)
 	m := &sender.Message{Sandbox: true, TTL: time.Minute, Targets: []sender.Target{{Token: "halley-check"}}}
-	message, err := messageOf(m, v.now())
-	if err != nil {
-		return "", err
-	}
-	return sender.Checked(v.send(ctx, c, m, message))
+	return sender.Checked(v.send(ctx, given.(*credential), m))
 }

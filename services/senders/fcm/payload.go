@@ -15,8 +15,8 @@ import (
 // maxPayload bounds the texts and the data together, in bytes (from memory); FCM refuses more.
 const maxPayload = 4096
 
-// messageOf returns the message for a device, which may be an Android phone, an Apple device or a browser.
-func messageOf(m *sender.Message, now time.Time) (*messaging.Message, error) {
+// messageOf returns the message for a device with a token, which may be an Android phone, an Apple device or a browser.
+func messageOf(m *sender.Message, token string, now time.Time) (*messaging.Message, error) {
 	data := m.AppFields()
 	n := m.Notification
 	if click := n.GetClick(); click.GetType() != pushv1.Click_APP && click.GetValue() != "" {
@@ -33,7 +33,7 @@ func messageOf(m *sender.Message, now time.Time) (*messaging.Message, error) {
 	if size > maxPayload {
 		return nil, fmt.Errorf("the message has %d bytes, more than the %d that FCM takes", size, maxPayload)
 	}
-	message := &messaging.Message{Token: m.Targets[0].Token, Data: data, Android: android(m), APNS: apns(m, now), Webpush: webpush(m)}
+	message := &messaging.Message{Token: token, Data: data, Android: android(m), APNS: apns(m, now), Webpush: webpush(m)}
 	if n != nil {
 		message.Notification = &messaging.Notification{Title: n.GetTitle(), Body: n.GetBody(), ImageURL: n.GetImage()}
 	}

@@ -2,56 +2,92 @@ package fcm
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"time"
+
+	"firebase.google.com/go/v4/messaging"
 
 	"github.com/halleypush/halley/pkg/sender"
 )
 
-// exchange is one request that the library makes: what is put over its message, and what was answered.
-type exchange struct {
-	override map[string]any
-	token    string // the access token
-	answer   *sender.Answer
-	err      error
+// draft is what the requests of a job have in common: all but the device's token.
+type draft struct {
+	url           string
+	before, after []byte // the body around the token
 }
 
-type exchangeKey struct{}
+// newDraft has Google's library build and check a message, and puts the push's override over it, which may hold fields that the
+// library does not know.
+func newDraft(library *messaging.Client, m *sender.Message, now time.Time) (*draft, error) {
+	mark := rand.Text() // stands for the token; nobody has written it into the message
+	message, err := messageOf(m, mark, now)
+	if err != nil {
+		return nil, err
+	}
+	send := library.Send
+	if m.Sandbox {
+		send = library.SendDryRun
+	}
+	built := &built{}
+	if _, err := send(context.WithValue(context.Background(), builtKey{}, built), message); err != nil {
+		return nil, err
+	}
+	body := built.body
+	if len(m.Override) > 0 {
+		if body, err = merge(body, m.Override); err != nil {
+			return nil, err
+		}
+	}
+	before, after, found := bytes.Cut(body, []byte(`"`+mark+`"`))
+	if !found {
+		return nil, errors.New("the request has no place for the token")
+	}
+	return &draft{built.url, before, after}, nil
+}
 
-// wire is below Google's library, which builds and checks messages. It puts the push's override over them, which may hold fields
-// that the library does not know, and keeps the answer for us: the library's own retries would hold the runtime's attempt back, so
-// it hears of success only.
-type wire struct{ client *http.Client }
+// body returns the body for a device.
+func (d *draft) body(token string) []byte {
+	text, _ := json.Marshal(token) // a text always can be
+	return slices.Concat(d.before, text, d.after)
+}
+
+// built is the request that the library has built.
+type built struct {
+	url  string
+	body []byte
+}
+
+type builtKey struct{}
+
+// wire is below Google's library. It keeps what is built instead of sending it: the library has retries of its own, which would
+// hold the runtime's attempt back, and would build the message anew for every device.
+type wire struct{}
 
 // taken is what the library hears.
 const taken = `{"name":"taken"}`
 
-// RoundTrip makes the request of the exchange in the request's context.
-func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
-	x, ok := r.Context().Value(exchangeKey{}).(*exchange)
+// RoundTrip keeps the request for who has its context.
+func (wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	b, ok := r.Context().Value(builtKey{}).(*built)
 	if !ok {
 		return nil, fmt.Errorf("a request of nobody to %s", r.URL.Path)
 	}
-	x.answer, x.err = w.make(r, x)
+	var err error
+	if b.body, err = io.ReadAll(r.Body); err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	b.url = r.URL.String()
 	return &http.Response{
 		StatusCode: http.StatusOK, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor, Request: r,
 		Header: http.Header{"Content-Type": {sender.JSON}}, Body: io.NopCloser(bytes.NewReader([]byte(taken))),
 	}, nil
-}
-
-func (w wire) make(r *http.Request, x *exchange) (*sender.Answer, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, fmt.Errorf("request: %w", err)
-	}
-	if len(x.override) > 0 {
-		if body, err = merge(body, x.override); err != nil {
-			return nil, err
-		}
-	}
-	return sender.Post(r.Context(), w.client, r.URL.String(), sender.JSON, body, "Authorization", "Bearer "+x.token)
 }
 
 // merge puts an override over the message; its target stays.
