@@ -21,7 +21,7 @@ const (
 	fetchAhead = 500
 	// maxStream bounds the receipts that wait while no pushcore runs; beyond it the oldest are dropped, and the next Pull of
 	// each device makes them again.
-	maxStream = 8 << 30
+	maxStream = 2 << 30
 )
 
 // newStream returns the stream of one plane's receipts, a work queue.

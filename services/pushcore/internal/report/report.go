@@ -40,7 +40,7 @@ const (
 	fetchAhead = 500
 	// maxStream bounds the reports that wait while no pushcore runs; beyond it the oldest are dropped: then their jobs are
 	// published again in time.
-	maxStream = 4 << 30
+	maxStream = 1 << 30
 )
 
 // Deliverer hands direct deliveries over in the background. It must not block.

@@ -23,8 +23,17 @@ const (
 	heartbeat = 2 * time.Second
 )
 
-// leastBytes is the smallest size of a stream.
-const leastBytes = 16 << 20
+const (
+	// allBytes is more than all streams are together, parts more than there are streams. A server that has not even leastBytes left has
+	// no room for a stream.
+	allBytes   = 16 << 30
+	parts      = 8
+	leastBytes = 16 << 20
+)
+
+// making is held while a stream is made: nats-server (2.15) reserves more than it has for streams that are made at the same time, and
+// has no room for any other then.
+var making sync.Mutex
 
 // Stream is one stream with its configuration.
 type Stream struct {
@@ -94,9 +103,18 @@ func (s *Stream) make(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	err := s.makeWith(ctx, s.config.MaxBytes)
-	if lacksRoom(err) {
+	making.Lock()
+	defer making.Unlock()
+	var err error
+	switch there, lookErr := s.js.Stream(ctx, s.config.Name); {
+	case errors.Is(lookErr, jetstream.ErrStreamNotFound):
 		err = s.fit(ctx)
+	case lookErr != nil:
+		err = lookErr
+	default:
+		if err = s.makeWith(ctx, s.config.MaxBytes); lacksRoom(err) { // it stays as small as it is
+			err = s.makeWith(ctx, there.CachedInfo().Config.MaxBytes)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("make stream: %w", err)
@@ -112,22 +130,22 @@ func (s *Stream) makeWith(ctx context.Context, size int64) error {
 	return err
 }
 
-// fit makes the stream where NATS, which reserves the size of each, has no room for it as it should be. One that is there keeps its
-// size; a new one gets a quarter of what there is room for, and leaves the rest to others. What finds no place in it waits in
+// fit makes the stream. NATS reserves the size of each, and says how much room it has only by refusing: so the stream is made larger
+// than all are together at first, then as large as may be, and shrinks to its part of that. What finds no place in it waits in
 // PostgreSQL, or is made again later.
 func (s *Stream) fit(ctx context.Context) error {
-	if there, err := s.js.Stream(ctx, s.config.Name); err == nil {
-		return s.makeWith(ctx, there.CachedInfo().Config.MaxBytes)
+	if s.config.MaxBytes <= 0 {
+		return s.makeWith(ctx, s.config.MaxBytes)
 	}
-	size := s.config.MaxBytes / 2
-	err := s.makeWith(ctx, size)
-	for ; lacksRoom(err) && size > leastBytes; err = s.makeWith(ctx, size) {
-		size /= 2
+	room := int64(allBytes)
+	err := s.makeWith(ctx, room)
+	for ; lacksRoom(err) && room > leastBytes; err = s.makeWith(ctx, room) {
+		room /= 2
 	}
 	if err != nil {
 		return err
 	}
-	return s.makeWith(ctx, max(size/4, leastBytes))
+	return s.makeWith(ctx, min(s.config.MaxBytes, room/parts))
 }
 
 // lacksRoom reports whether a server, an account or a cluster has too little storage left (nats-server, server/errors.json).

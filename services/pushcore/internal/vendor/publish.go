@@ -41,7 +41,9 @@ const (
 	// maxJobBytes keeps a message well below the megabyte that NATS lets through.
 	maxJobBytes = 600 << 10
 	// maxStream bounds the jobs in JetStream; beyond it new ones are refused there, and wait in PostgreSQL.
-	maxStream = 4 << 30
+	maxStream = 2 << 30
+	// maxRetries bounds what is to be tried again later.
+	maxRetries = 1 << 30
 	// repeatsWithin is how long JetStream knows a job's id: who publishes it twice at once publishes it once.
 	repeatsWithin = 2 * time.Minute
 )
@@ -103,7 +105,7 @@ func NewPublisher(parts PublisherParts) *Publisher {
 		// What is dropped here beyond its size is published again from PostgreSQL, after a while.
 		retries: stream.New(parts.BulkJS, jetstream.StreamConfig{
 			Name: subject.StreamRetries, Subjects: []string{"retry.>"}, Retention: jetstream.WorkQueuePolicy,
-			Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld, MaxBytes: maxStream,
+			Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld, MaxBytes: maxRetries,
 			AllowMsgSchedules: true, MaxAge: 8 * 24 * time.Hour,
 		}),
 	}
