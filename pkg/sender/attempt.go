@@ -19,7 +19,7 @@ import (
 // maxRateWait is how long a request waits for its app's rate limit before its job goes back to JetStream.
 const maxRateWait = 5 * time.Second
 
-// withoutCredential is how long a job waits when pushcore could not be asked for the credential.
+// withoutCredential is how long a job waits when pushcore could not be asked for the credential, or the vendor refuses it.
 const withoutCredential = 5 * time.Second
 
 // settled is what an attempt at a job came to.
@@ -146,21 +146,30 @@ func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held
 		out.final(r.targets, senderv1.Outcome_OUTCOME_EXPIRED, "")
 		return
 	}
+	if h.account.refusal.shut(now, s.config.CredentialWait) {
+		s.awaitCredential(r.targets, expires, "the vendor refuses the credential", false, out)
+		return
+	}
 	if until, spent := h.account.quota(now, len(r.targets)); spent {
 		s.quotaSpent(r.targets, until, expires, "the quota is spent", out)
 		return
 	}
 	done, err := t.breaker.Allow()
 	if err != nil { // open: the vendor fails for this app
+		h.account.giveBack(len(r.targets))
 		s.metrics.parked.WithLabelValues("breaker").Inc()
 		out.later(r.targets, now.Add(jitter(s.config.BreakerFor)), false)
 		return
 	}
 	results := s.call(ctx, job, h, r)
-	failed := true
+	failed, refused := true, 0
 	for _, result := range results {
 		failed = failed && result.Outcome == Retry && result.After == 0
+		if result.Outcome != Accepted {
+			refused++
+		}
 	}
+	h.account.giveBack(refused)
 	if failed {
 		done(errFailed)
 	} else {
@@ -232,7 +241,15 @@ func (s *Sender) sort(job *senderv1.Job, a *account, one []*senderv1.Target, r R
 		}
 		a.spend(until)
 		s.quotaSpent(one, until, expires, r.Code, out)
+	case CredentialBad:
+		waits, counted := a.refusal.note(time.Now(), s.config.CredentialWait, int(job.GetAttempts()))
+		if !waits {
+			out.final(one, senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, r.Code)
+			return
+		}
+		s.awaitCredential(one, expires, r.Code, counted, out)
 	default:
+		a.refusal.over()
 		result := &senderv1.Result{
 			Ordinal: &one[0].Ordinal, Token: one[0].GetToken(), Outcome: outcomes[r.Outcome], Code: r.Code, VendorId: r.VendorID,
 		}
@@ -243,13 +260,24 @@ func (s *Sender) sort(job *senderv1.Job, a *account, one []*senderv1.Target, r R
 	}
 }
 
+// awaitCredential has targets wait for a credential that the vendor takes, if they live that long.
+func (s *Sender) awaitCredential(targets []*senderv1.Target, expires time.Time, code string, counted bool, out *settled) {
+	at := time.Now().Add(jitter(withoutCredential))
+	if !at.Before(expires) {
+		out.final(targets, senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, code)
+		return
+	}
+	s.metrics.parked.WithLabelValues("credential").Inc()
+	out.later(targets, at, counted)
+}
+
 func (s *Sender) quotaSpent(targets []*senderv1.Target, until, expires time.Time, code string, out *settled) {
 	if !until.Before(expires) {
 		out.final(targets, senderv1.Outcome_OUTCOME_QUOTA_SPENT, code)
 		return
 	}
 	s.metrics.parked.WithLabelValues("quota").Inc()
-	out.later(targets, until.Add(jitter(time.Minute)), false)
+	out.later(targets, until.Add(jitter(min(time.Minute, max(time.Until(until), 0)/10))), false) // not all at once
 }
 
 // jitter returns between a half and all of a time.

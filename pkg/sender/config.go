@@ -31,6 +31,8 @@ type Config struct {
 	BreakerAfter int           `yaml:"breaker_after" env:"BREAKER_AFTER" default:"10" doc:"failed requests of an app in a row after which the vendor is left alone for it"`
 	BreakerFor   time.Duration `yaml:"breaker_for" env:"BREAKER_FOR" default:"30s" doc:"for how long"`
 
+	CredentialWait time.Duration `yaml:"credential_wait" env:"CREDENTIAL_WAIT" default:"5m" doc:"how long an app's jobs wait for another credential once the vendor refuses it; 0: not at all"`
+
 	// What the vendor allows; 0: what the sender knows of the vendor.
 	Batch       int           `yaml:"batch" env:"BATCH" doc:"targets of one request; 0: the vendor's"`
 	PerSecond   float64       `yaml:"per_second" env:"PER_SECOND" doc:"requests a second of one app; 0: the vendor's"`
@@ -67,6 +69,8 @@ func (c *Config) Validate() error {
 		return errors.New("timeout must be between 1s and 1m")
 	case c.BreakerAfter < 1 || c.BreakerFor <= 0:
 		return errors.New("breaker_after must be at least 1 and breaker_for over 0")
+	case c.CredentialWait < 0:
+		return errors.New("credential_wait must not be negative")
 	case c.Batch < 0 || c.PerSecond < 0 || c.PerDay < 0 || c.Concurrency < 0 || c.MaxTTL < 0:
 		return errors.New("batch, per_second, per_day, concurrency and max_ttl must not be negative")
 	case c.PublicURL != "" && c.Receipts == "":

@@ -394,7 +394,7 @@ func TestABadCredentialIsFetchedAnewOnceAndThenReported(t *testing.T) {
 		}
 		return all(m, sender.Result{Outcome: sender.CredentialBad, Code: "403"})
 	}}
-	r := newRig(t, v, nil)
+	r := newRig(t, v, func(c *sender.Config) { c.CredentialWait = 0 })
 	r.job(t, 1, 2, nil)
 	wantOutcomes(t, r.results(t, 1, 2), senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, 2)
 	if n := len(v.seen()); n != 2 {

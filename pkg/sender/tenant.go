@@ -64,8 +64,9 @@ func (t *tenant) settled(now time.Time, n int) {
 // account is what the vendor counts by credential: apps with the same one share it. Each process counts by itself; the
 // vendor's own answer has the last word.
 type account struct {
-	rate   *rate.Limiter
-	perDay int64
+	rate    *rate.Limiter
+	perDay  int64
+	refusal refusal
 
 	mu    sync.Mutex
 	used  time.Time // guarded by mu
@@ -124,11 +125,17 @@ func (a *account) quota(now time.Time, n int) (until time.Time, spent bool) {
 		a.day, a.sent = next, 0
 	}
 	if a.sent+int64(n) > a.perDay {
-		a.spent = a.day
-		return a.spent, true
+		return a.day, true
 	}
 	a.sent += int64(n)
 	return until, false
+}
+
+// giveBack takes n targets, which the vendor did not take, off what counts today.
+func (a *account) giveBack(n int) {
+	a.mu.Lock()
+	a.sent = max(a.sent-int64(n), 0)
+	a.mu.Unlock()
 }
 
 // idle says whether nothing is lost if the account is forgotten: its last day is over.
