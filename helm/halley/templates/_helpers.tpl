@@ -175,3 +175,16 @@ pushcore_key: /etc/halley/tls/tls.key
 {{- mul (div (add $now (mul $root.Values.internalTLS.days 86400)) 3600) 3600 -}}
 {{- end -}}
 {{- end -}}
+
+{{/* The gateways that there are, as long as Helm has a say in how many; nothing once an autoscaler has it alone. Left out at once when
+     autoscaling is switched on, the field would become 1. Helm 3 compares with the last release instead, so it always says it. */}}
+{{- define "halley.gatewayReplicas" -}}
+{{- $deployment := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-gateway" (include "halley.fullname" .)) | default dict -}}
+{{- $ours := semverCompare "<4.0.0-0" .Capabilities.HelmVersion.Version -}}
+{{- range dig "metadata" "managedFields" list $deployment -}}
+{{- if eq .manager "helm" -}}
+{{- $ours = or $ours (hasKey (dig "fieldsV1" "f:spec" dict .) "f:replicas") -}}
+{{- end -}}
+{{- end -}}
+{{- if $ours -}}{{- dig "spec" "replicas" "" $deployment -}}{{- end -}}
+{{- end -}}
