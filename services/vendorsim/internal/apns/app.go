@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/halleypush/halley/services/vendorsim/internal/frame"
@@ -89,6 +90,7 @@ func (s *Simulator) Register(document json.RawMessage) (any, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.apps[a.BundleID] = &a
+	maps.DeleteFunc(s.keys, func(_ string, old *key) bool { return old.app == a.Name }) // a new key takes the old one's place
 	s.keys[a.KeyID] = &key{
 		app: a.Name, team: a.TeamID, public: public, environment: a.KeyEnvironment, topics: a.KeyTopics,
 	}

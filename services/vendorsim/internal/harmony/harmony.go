@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -113,6 +114,7 @@ func (s *Simulator) Register(document json.RawMessage) (any, error) {
 	s.devices.Know(a.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	maps.DeleteFunc(s.keys, func(_ string, old *app) bool { return old.Name == a.Name }) // a new key takes the old one's place
 	s.projects[a.Account.ProjectID], s.keys[a.Account.KeyID] = &a, &a
 	return a, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -131,6 +132,7 @@ func (s *Simulator) Register(document json.RawMessage) (any, error) {
 	s.devices.Know(a.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	maps.DeleteFunc(s.apps, func(_ string, old *app) bool { return old.Name == a.Name }) // a new secret takes the old one's place
 	s.apps[a.AppSecret] = &a
 	return a, nil
 }
