@@ -30,6 +30,16 @@ namespace() {
 	kubectl label namespace halley pod-security.kubernetes.io/{enforce,warn}=restricted > /dev/null
 }
 
+# overcommitted makes a copy of k8slab where it needs one: the kubelet wants a kernel that overcommits memory, and k8slab shows it two
+# such settings as it wants them, but not this one.
+overcommitted() {
+	if [ "$(< /proc/sys/vm/overcommit_memory)" = 1 ] || grep -q overcommit_memory "$K8SLAB/lab.sh"; then return; fi
+	install -D -t .build/k8slab "$K8SLAB"/{lab.sh,addons.yaml}
+	sed -i 's|^  mount --bind $RUN/fake/panic /proc.*|&\n  echo 1 > $RUN/fake/overcommit; mount --bind $RUN/fake/overcommit /proc/sys/vm/overcommit_memory|' \
+		.build/k8slab/lab.sh
+	K8SLAB=$PWD/.build/k8slab
+}
+
 if [ "${1:-}" = inside ]; then # in k8slab, with its KUBECONFIG
 	volumes=$2
 	namespace
@@ -39,9 +49,12 @@ if [ "${1:-}" = inside ]; then # in k8slab, with its KUBECONFIG
 	install -d -o 65532 -g 65532 -m 700 "$volumes/nats"
 	install -d -o 999 -g 999 -m 700 "$volumes/postgresql"
 	{ volume nats 2Gi data-halley-nats-0; volume postgresql 8Gi data-halley-postgresql-0; } | kubectl apply -f -
-	for archive in "$images"/*/*.tar; do ctr -n k8s.io images import "$archive" > /dev/null; done
+	for archive in "$images"/*/*.tar; do
+		ctr -n k8s.io images import "$archive" > "$images/import.log" 2>&1 || { cat "$images/import.log" >&2; exit 1; }
+	done
 elif [ -z "${KUBECONFIG:-}" ]; then
 	[ -x "$K8SLAB/lab.sh" ] || { echo "make e2e-k8s needs KUBECONFIG, or k8slab in K8SLAB" >&2; exit 1; }
+	overcommitted
 	export HALLEY_E2E_TAG=e2e-1 HALLEY_E2E_NEXT_TAG=e2e-2
 	for tag in $HALLEY_E2E_TAG $HALLEY_E2E_NEXT_TAG; do
 		# shellcheck disable=SC2086 # a list

@@ -29,19 +29,23 @@ const release = "halley"
 // cluster is a Kubernetes cluster that kubectl and helm reach, with the release in it.
 type cluster struct {
 	rig.Site
-	chart, registry string
-	node            string // address of a node
-	api             string // the API server's address, through kubectl proxy
+	chart, values string // its files
+	registry      string // of the images
+	tag, nextTag  string // of the images that are installed, and upgraded to
+	node          string // address of a node
+	api           string // the API server's address, through kubectl proxy
 }
 
 // connect begins a connection to the cluster that KUBECONFIG names. It ends with the test.
 func connect(t *testing.T) *cluster {
 	t.Helper()
-	chart := os.Getenv("HALLEY_E2E_CHART")
-	if chart == "" {
-		t.Fatal("HALLEY_E2E_CHART is not set: run this test with `make e2e-k8s`")
+	c := &cluster{
+		chart: os.Getenv("HALLEY_E2E_CHART"), values: os.Getenv("HALLEY_E2E_VALUES"), registry: os.Getenv("HALLEY_E2E_REGISTRY"),
+		tag: os.Getenv("HALLEY_E2E_TAG"), nextTag: os.Getenv("HALLEY_E2E_NEXT_TAG"),
 	}
-	c := &cluster{chart: chart, registry: os.Getenv("HALLEY_E2E_REGISTRY")}
+	if c.chart == "" || c.values == "" || c.tag == "" || c.nextTag == "" {
+		t.Fatal("HALLEY_E2E_CHART, _VALUES, _TAG and _NEXT_TAG are not set: run this test with `make e2e-k8s`")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	proxy := exec.CommandContext(ctx, "kubectl", "proxy", "--port=0")
 	out, err := proxy.StdoutPipe()
@@ -100,10 +104,10 @@ func (c *cluster) helm(t *testing.T, verb, tag string, flags ...string) time.Dur
 	t.Helper()
 	begun := time.Now()
 	image := func(name string) string {
-		return strings.TrimPrefix(c.registry+"/halley/"+name+":"+os.Getenv("HALLEY_E2E_TAG"), "/")
+		return strings.TrimPrefix(c.registry+"/halley/"+name+":"+c.tag, "/")
 	}
 	args := []string{
-		verb, release, c.chart, "-n", release, "-f", c.chart + "/values-trial.yaml", "-f", os.Getenv("HALLEY_E2E_VALUES"),
+		verb, release, c.chart, "-n", release, "-f", c.chart + "/values-trial.yaml", "-f", c.values,
 		"--set", "image.tag=" + tag, "--set", "image.registry=" + c.registry, "--set", "trial.nats.image=" + image("trial-nats"),
 		"--set", "trial.postgresql.image=" + image("trial-postgres"), "--wait", "--timeout", "8m",
 	}

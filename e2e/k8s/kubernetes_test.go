@@ -25,36 +25,32 @@ const fleetSize = 3000
 func TestKubernetes(t *testing.T) { //nolint:tparallel // the parts share the cluster
 	t.Parallel()
 	c := connect(t)
-	old, next := os.Getenv("HALLEY_E2E_TAG"), os.Getenv("HALLEY_E2E_NEXT_TAG")
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.explain(t)
 		}
 	})
-	t.Logf("helm install to all ready: %v", c.helm(t, "install", old))
+	t.Logf("helm install to all ready: %v", c.helm(t, "install", c.tag))
 	c.find(t)
 	begun := time.Now()
 	run(t, 5*time.Minute, "helm", "test", release, "-n", release)
 	t.Logf("helm test: %v", time.Since(begun).Round(100*time.Millisecond))
 	f := gather(t, c.CreateApp(t, "fleet"), size())
 	f.begin(t)
-	for _, part := range []struct {
+	for _, part := range []struct { //nolint:paralleltest // one after the other
 		name string
-		run  func(t *testing.T)
+		run  func(t *testing.T, c *cluster, f *fleet)
 	}{
-		{"network policies are there", func(t *testing.T) { c.policies(t) }},
-		{"a gateway's pod is deleted", func(t *testing.T) { deleteGateway(t, c, f) }},
-		{"upgrade to a new image", func(t *testing.T) { upgrade(t, c, f, next) }},
-		{"scaled from 3 to 5 to 2", func(t *testing.T) { scale(t, c, f) }},
-		{"scaled by connections", func(t *testing.T) { autoscale(t, c, f, next) }},
-		{"each process killed", func(t *testing.T) { killAll(t, c, f) }},
-		{"NATS and PostgreSQL restarted", func(t *testing.T) { restart(t, c, f) }},
-		{"the ledger", func(t *testing.T) {
-			f.stop()
-			f.check(t)
-		}},
+		{"network policies are there", policies},
+		{"a gateway's pod is deleted", deleteGateway},
+		{"upgrade to a new image", upgrade},
+		{"scaled from 3 to 5 to 2", scale},
+		{"scaled by connections", autoscale},
+		{"each process killed", killAll},
+		{"NATS and PostgreSQL restarted", restart},
+		{"the ledger", ledger},
 	} {
-		t.Run(part.name, part.run) //nolint:paralleltest // one after the other
+		t.Run(part.name, func(t *testing.T) { part.run(t, c, f) })
 	}
 }
 
@@ -82,7 +78,7 @@ func (c *cluster) explain(t *testing.T) {
 }
 
 // policies checks that every component has a policy that selects its pods. Whether they are enforced is the cluster's network's matter.
-func (c *cluster) policies(t *testing.T) {
+func policies(t *testing.T, c *cluster, _ *fleet) {
 	t.Helper()
 	var list struct {
 		Items []struct {
@@ -120,11 +116,11 @@ func deleteGateway(t *testing.T, c *cluster, f *fleet) {
 }
 
 // upgrade replaces every pod of Halley's by one of another image.
-func upgrade(t *testing.T, c *cluster, f *fleet, tag string) {
+func upgrade(t *testing.T, c *cluster, f *fleet) {
 	t.Helper()
 	stop := c.watchPace(t)
 	most := f.during(t, "helm upgrade to a new image", func() {
-		t.Logf("helm upgrade to all ready: %v", c.helm(t, "upgrade", tag))
+		t.Logf("helm upgrade to all ready: %v", c.helm(t, "upgrade", c.nextTag))
 		c.awaitPods(t, "gateway", 3, 3*time.Minute) // the old ones have drained
 		c.awaitPods(t, "pushcore", 2, 3*time.Minute)
 	})
@@ -135,7 +131,7 @@ func upgrade(t *testing.T, c *cluster, f *fleet, tag string) {
 	images := c.kubectl(t, "get", "pods", "-l", "app.kubernetes.io/component in (gateway,pushcore,sender-apns)",
 		"-o", `jsonpath={range .items[*]}{.spec.containers[0].image}{"\n"}{end}`)
 	for image := range strings.Lines(images) {
-		if !strings.HasSuffix(strings.TrimSpace(image), ":"+tag) {
+		if !strings.HasSuffix(strings.TrimSpace(image), ":"+c.nextTag) {
 			t.Errorf("a pod still runs %s", image)
 		}
 	}
@@ -157,19 +153,19 @@ func scale(t *testing.T, c *cluster, f *fleet) {
 }
 
 // autoscale has the number of gateways follow the phones: four with all of them, two when two thirds have left.
-func autoscale(t *testing.T, c *cluster, f *fleet, tag string) {
+func autoscale(t *testing.T, c *cluster, f *fleet) {
 	t.Helper()
 	c.serveMetrics(t)
 	// kubectl scale and the autoscaler have had a say in the replicas, too: without the flag Helm leaves them the last word, and fails.
 	back := func() {
-		c.helm(t, "upgrade", tag, "--force-conflicts")
+		c.helm(t, "upgrade", c.nextTag, "--force-conflicts")
 		c.awaitPods(t, "gateway", 3, 3*time.Minute)
 	}
 	f.during(t, "helm upgrade back to 3 gateways", back)
 	perPod := len(f.phones) / 4
 	most := f.during(t, "autoscaling switched on", func() {
 		begun := time.Now()
-		c.helm(t, "upgrade", tag, "--set", "gateway.autoscaling.enabled=true", "--set", "gateway.autoscaling.minReplicas=2",
+		c.helm(t, "upgrade", c.nextTag, "--set", "gateway.autoscaling.enabled=true", "--set", "gateway.autoscaling.minReplicas=2",
 			"--set", "gateway.autoscaling.maxReplicas=6", "--set", "gateway.autoscaling.sessionsPerPod="+strconv.Itoa(perPod),
 			"--set", "gateway.autoscaling.scaleUp.stabilizationSeconds=0", "--set", "gateway.autoscaling.scaleDown.stabilizationSeconds=10",
 			"--set", "gateway.autoscaling.scaleDown.periodSeconds=15")
@@ -228,4 +224,11 @@ func restart(t *testing.T, c *cluster, f *fleet) {
 		_, err := commandIn(t.Context(), "helm", "test", release, "-n", release)
 		return err
 	})
+}
+
+// ledger ends the load, and compares what the phones got and what the ledger says with what was pushed.
+func ledger(t *testing.T, _ *cluster, f *fleet) {
+	t.Helper()
+	f.stop()
+	f.check(t)
 }

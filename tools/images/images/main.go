@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -63,7 +64,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return publish(ctx, made, *out, *tag, *registry)
+	return publish(ctx, os.Stdout, made, *out, *tag, *registry)
 }
 
 // trial makes NATS, and PostgreSQL as far as it is for this machine's platform.
@@ -83,8 +84,8 @@ func (m maker) trial(ctx context.Context) ([]image, error) {
 	return []image{nats, postgres}, nil
 }
 
-// publish writes the archives and bills, pushes the images if there is a registry, and writes down the digests.
-func publish(ctx context.Context, made []image, out, tag, registry string) error {
+// publish writes the archives, bills and digests, pushes the images if there is a registry, and lists them on w.
+func publish(ctx context.Context, w io.Writer, made []image, out, tag, registry string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func publish(ctx context.Context, made []image, out, tag, registry string) error
 		if err := os.WriteFile(filepath.Join(out, i.name+".digest"), []byte(line), 0o644); err != nil {
 			return err
 		}
-		fmt.Printf("%.1f MB  %s", float64(size)/1e6, line)
+		fmt.Fprintf(w, "%.1f MB  %s", float64(size)/1e6, line)
 	}
 	return nil
 }

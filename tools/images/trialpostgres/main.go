@@ -4,11 +4,13 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,19 +20,21 @@ import (
 const programs = "/usr/lib/postgresql/15/bin"
 
 func main() {
-	if err := run(os.Getenv("PGDATA"), os.Args[1:]); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Getenv("PGDATA"), os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "trialpostgres:", err)
 		os.Exit(1)
 	}
 }
 
-func run(data string, args []string) error {
+func run(ctx context.Context, data string, args []string) error {
 	if data == "" {
 		return errors.New("PGDATA is not set")
 	}
 	switch _, err := os.Stat(filepath.Join(data, "PG_VERSION")); {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := create(data); err != nil {
+		if err := create(ctx, data); err != nil {
 			return fmt.Errorf("make the database: %w", err)
 		}
 	case err != nil:
@@ -44,7 +48,7 @@ func run(data string, args []string) error {
 }
 
 // create makes the database beside its place and puts it there when it is whole, so that a pod that is killed meanwhile begins anew.
-func create(data string) error {
+func create(ctx context.Context, data string) error {
 	user := cmp.Or(os.Getenv("POSTGRES_USER"), "postgres")
 	database := cmp.Or(os.Getenv("POSTGRES_DB"), user)
 	password := os.Getenv("POSTGRES_PASSWORD_FILE")
@@ -55,13 +59,13 @@ func create(data string) error {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return err
 	}
-	if err := command("", "initdb", "-D", unfinished, "--username", user, "--pwfile", password, "--encoding", "UTF8", "--locale", "C.UTF-8",
+	if err := command(ctx, "", "initdb", "-D", unfinished, "--username", user, "--pwfile", password, "--encoding", "UTF8", "--locale", "C.UTF-8",
 		"--auth-local", "trust", "--auth-host", "scram-sha-256"); err != nil {
 		return err
 	}
 	if database != "postgres" {
 		create := fmt.Sprintf("CREATE DATABASE %q;\n", database) // %q: no name of ours has a character that SQL quotes in another way
-		if err := command(create, "postgres", "--single", "-D", unfinished, "-c", "exit_on_error=on", "postgres"); err != nil {
+		if err := command(ctx, create, "postgres", "--single", "-D", unfinished, "-c", "exit_on_error=on", "postgres"); err != nil {
 			return err
 		}
 	}
@@ -77,8 +81,8 @@ func create(data string) error {
 }
 
 // command runs a program of PostgreSQL with this on its standard input.
-func command(input, name string, args ...string) error {
-	c := exec.Command(filepath.Join(programs, name), args...)
+func command(ctx context.Context, input, name string, args ...string) error {
+	c := exec.CommandContext(ctx, filepath.Join(programs, name), args...)
 	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(input), os.Stderr, os.Stderr
 	if err := c.Run(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
