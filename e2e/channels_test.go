@@ -54,9 +54,9 @@ type vendorApp struct {
 	devices map[string]string // the phones' tokens by channel token
 }
 
-// startChannels starts the simulators, the senders, and an app with phones for each channel. Senders make small requests, so that
-// a push is many of them, and try for as long as a test takes.
-func startChannels(t *testing.T, phones int) []*vendorApp {
+// startChannels starts the simulators, the senders, and an app with phones for each channel. Senders make small requests, of batch
+// phones, so that a push is many of them, and try for as long as a test takes.
+func startChannels(t *testing.T, phones, batch int) []*vendorApp {
 	t.Helper()
 	cluster := rig.StartCluster(t, rig.Options{})
 	names := make([]string, len(channels))
@@ -69,7 +69,7 @@ func startChannels(t *testing.T, phones int) []*vendorApp {
 		config := strings.NewReplacer("{url}", vendors.URLs[c.name], "{ca}", vendors.CA).Replace(c.config)
 		apps[i] = &vendorApp{
 			App: cluster.CreateApp(t, c.name), vendorChannel: c, vendors: vendors,
-			sender: cluster.StartSender(t, c.name, config+"\nbatch: 20\nconcurrency: 4\ntries: 100\nfirst_retry: 100ms\nlongest_retry: 1s\n"+
+			sender: cluster.StartSender(t, c.name, fmt.Sprintf("%s\nbatch: %d\n", config, batch)+"concurrency: 4\ntries: 100\nfirst_retry: 100ms\nlongest_retry: 1s\n"+
 				"breaker_after: 3\nbreaker_for: 1s\n"),
 		}
 		vendors.SetChannel(t, apps[i].App, c.name, apps[i].sender)
@@ -87,7 +87,7 @@ func (a *vendorApp) register(t *testing.T, n int) {
 	group.SetLimit(8)
 	for i, channelToken := range channelTokens {
 		group.Go(func() (err error) {
-			a.phones[i], a.secrets[i], err = registerPhone(a.App, a.name, channelToken)
+			a.phones[i], a.secrets[i], err = registerPhone(&http.Client{Timeout: 20 * time.Second}, a.App, a.name, channelToken)
 			return err
 		})
 	}
@@ -95,16 +95,21 @@ func (a *vendorApp) register(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	for i, channelToken := range channelTokens {
-		var subscription struct{ Endpoint string } // Web Push: the service knows no more of it
-		if json.Unmarshal([]byte(channelToken), &subscription) == nil {
-			channelToken = subscription.Endpoint
-		}
-		a.devices[channelToken] = a.phones[i]
+		a.devices[knownAs(channelToken)] = a.phones[i]
 	}
 }
 
+// knownAs returns what a vendor knows of a phone's token: all, but of a subscription of Web Push.
+func knownAs(channelToken string) string {
+	var subscription struct{ Endpoint string }
+	if json.Unmarshal([]byte(channelToken), &subscription) == nil {
+		return subscription.Endpoint
+	}
+	return channelToken
+}
+
 // registerPhone registers a phone with its maker's token, and returns its own with its secret.
-func registerPhone(app *rig.App, channel, channelToken string) (token, secret string, err error) {
+func registerPhone(web *http.Client, app *rig.App, channel, channelToken string) (token, secret string, err error) {
 	body, err := json.Marshal(map[string]any{
 		"app": app.ID, "client_key": app.ClientKey, "install_id": rand.Text(),
 		"channel_tokens": []map[string]string{{"channel": channel, "token": channelToken, "environment": "production"}},
@@ -112,8 +117,7 @@ func registerPhone(app *rig.App, channel, channelToken string) (token, secret st
 	if err != nil {
 		return "", "", err
 	}
-	client := http.Client{Timeout: 20 * time.Second}
-	response, err := client.Post(app.URL+"/device/v1/register", "application/json", bytes.NewReader(body))
+	response, err := web.Post(app.URL+"/device/v1/register", "application/json", bytes.NewReader(body))
 	if err != nil {
 		return "", "", fmt.Errorf("register: %w", err)
 	}
@@ -173,7 +177,7 @@ func (a *vendorApp) checkLedger(t *testing.T, pushID string, repeats bool) {
 // says, also when senders are killed in the middle, and when a vendor is down for a while.
 func TestChannels(t *testing.T) {
 	t.Parallel()
-	apps := startChannels(t, vendorPhones)
+	apps := startChannels(t, vendorPhones, 20)
 	for _, app := range apps {
 		t.Run("delivered/"+app.name, app.testDelivered)
 	}

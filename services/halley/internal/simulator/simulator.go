@@ -25,6 +25,7 @@ func At(control string) *Simulators { return &Simulators{strings.TrimSuffix(cont
 // console is what a vendor's console asks for, and how the sender's credential comes from what it gives out.
 type console struct {
 	app   map[string]any    // beside the app's name
+	own   string            // the field with the name that no other app has there; empty: none
 	given map[string]string // the sender's field: the console's
 	fixed map[string]any    // what the sender has to be told beside that
 	// receipts sets up in the console where receipts go; nil: as receipt.
@@ -38,7 +39,7 @@ const appPackage = "com.example.app"
 func consoles() map[string]console {
 	return map[string]console{
 		channel.APNs: {
-			app:   map[string]any{"bundle_id": appPackage},
+			own:   "bundle_id",
 			given: map[string]string{"bundle_id": "bundle_id", "key": "key", "key_id": "key_id", "team_id": "team_id"},
 		},
 		channel.FCM:     {given: map[string]string{"service_account": "service_account"}},
@@ -95,6 +96,9 @@ func (s *Simulators) Credential(ctx context.Context, name, app string) (map[stri
 	if document == nil {
 		document = map[string]any{"app": app}
 		maps.Copy(document, c.app)
+		if c.own != "" {
+			document[c.own] = appPackage + "." + app
+		}
 		if err := s.call(ctx, http.MethodPost, "/v1/"+name+"/apps", document, &document); err != nil {
 			return nil, err
 		}
