@@ -209,11 +209,16 @@ func (v *VoidTokens) FindTokens(ctx context.Context, asked []TokenOf) (map[Token
 		low, high = append(low, int64(ordinal.Join(t.Slice, 0))), append(high, int64(ordinal.Join(t.Slice+1, 0)))
 		channels, tokens = append(channels, t.Channel), append(tokens, t.Token)
 	}
+	// OFFSET has each token looked up by its hash. Without it PostgreSQL, which knows nothing of how hashes are spread, also walks
+	// through all tokens of the slice, for each of those that are asked for.
 	rows, err := v.pool.Query(ctx, `
 		SELECT i.n, t.ordinal
 		FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) WITH ORDINALITY
 			AS i (bucket, app_no, low, high, channel, token, n)
-		JOIN channel_token t ON hashtextextended(t.token, 0) = hashtextextended(i.token, 0) AND t.gone_at IS NULL
+		CROSS JOIN LATERAL (
+			SELECT bucket, app_no, ordinal, channel, token FROM channel_token
+			WHERE hashtextextended(token, 0) = hashtextextended(i.token, 0) AND gone_at IS NULL OFFSET 0
+		) t
 		WHERE t.bucket = i.bucket AND t.app_no = i.app_no AND t.token = i.token AND t.channel = i.channel AND t.ordinal >= i.low AND t.ordinal < i.high`,
 		buckets, apps, low, high, channels, tokens)
 	if err != nil {
