@@ -82,7 +82,7 @@ gen: $(BIN)/.gen $(BIN)/.buf .build/proto-deps ## Generate code and the OpenAPI 
 	buf format proto -w
 	@rm -rf .build/openapi && mkdir -p .build/openapi
 	buf generate
-	cd .build/openapi/halley && openapiv3-merge push/v1/push.openapi.json push/v1/device.openapi.json \
+	cd .build/openapi/halley && openapiv3-merge push/v1/push.openapi.json push/v1/device.openapi.json push/v1/activity.openapi.json \
 		admin/v1/admin.openapi.json device/v1/device.openapi.json | openapi > $(CURDIR)/proto/openapi/openapi.json
 
 .PHONY: gen-check

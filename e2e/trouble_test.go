@@ -1,11 +1,9 @@
 package e2e_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -106,34 +104,15 @@ func startTroubled(t *testing.T) []*troubled {
 // post pushes over REST to phones that only their vendor may reach.
 func (a *vendorApp) post(t *testing.T, ttl time.Duration, phones []string) (pushID string) {
 	t.Helper()
-	body, err := json.Marshal(map[string]any{
+	body := map[string]any{
 		"audience":     map[string]any{"devices": map[string]any{"tokens": phones}},
 		"notification": map[string]any{"title": "Hi", "body": "from e2e"},
 		"policy":       map[string]any{"ttl": fmt.Sprintf("%ds", int(ttl.Seconds())), "channel": "VENDOR_ONLY"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.URL+"/v1/apps/"+a.ID+"/pushes", bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+a.ServerKey)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatalf("push: %v", err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatalf("push: %v", err)
 	}
 	var accepted struct {
 		PushID string `json:"push_id"`
 	}
-	if json.Unmarshal(text, &accepted) != nil || accepted.PushID == "" {
-		t.Fatalf("push: %s: %s", response.Status, text)
-	}
+	rest(t, a.App, http.MethodPost, "/v1/apps/"+a.ID+"/pushes", body, http.StatusOK, &accepted)
 	return accepted.PushID
 }
 

@@ -28,6 +28,7 @@ type Client struct {
 	push    pushv1.PushServiceClient
 	devices pushv1.DeviceServiceClient
 	users   pushv1.UserServiceClient
+	live    pushv1.ActivityServiceClient
 	retry   retry
 }
 
@@ -39,7 +40,7 @@ func New(addr, key string, options ...Option) (*Client, error) {
 	}
 	return &Client{
 		conn: conn, push: pushv1.NewPushServiceClient(conn), devices: pushv1.NewDeviceServiceClient(conn),
-		users: pushv1.NewUserServiceClient(conn), retry: retry,
+		users: pushv1.NewUserServiceClient(conn), live: pushv1.NewActivityServiceClient(conn), retry: retry,
 	}, nil
 }
 
@@ -51,6 +52,9 @@ func (c *Client) Devices() pushv1.DeviceServiceClient { return c.devices }
 
 // Users are the calls that bind users to devices.
 func (c *Client) Users() pushv1.UserServiceClient { return c.users }
+
+// Activities are the calls that broadcast to Live Activities.
+func (c *Client) Activities() pushv1.ActivityServiceClient { return c.live }
 
 // Option changes a client.
 type Option func(*config)

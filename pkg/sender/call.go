@@ -49,11 +49,15 @@ func (a *Answer) Decode(v any) { _ = json.Unmarshal(a.Body, v) } // the status d
 
 // Post makes one request of a media type. headers are names and values in turn. Its errors do not name the URL.
 func Post(ctx context.Context, client *http.Client, address, media string, body []byte, headers ...string) (*Answer, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	return Do(ctx, client, http.MethodPost, address, body, append([]string{"Content-Type", media}, headers...)...)
+}
+
+// Do makes one request. headers are names and values in turn. Its errors do not name the URL.
+func Do(ctx context.Context, client *http.Client, method, address string, body []byte, headers ...string) (*Answer, error) {
+	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return nil, errors.New("the request cannot be made")
 	}
-	request.Header.Set("Content-Type", media)
 	for i := 0; i+1 < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
@@ -81,26 +85,36 @@ func withoutURL(err error) error {
 // with certificates that sign the vendor's, beside the system's; empty: only those. Redirects are not followed: they would
 // take credentials elsewhere.
 func NewClient(concurrency int, ca string) (*http.Client, error) {
-	settings := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
-		}
-		if settings.RootCAs, err = x509.SystemCertPool(); err != nil {
-			settings.RootCAs = x509.NewCertPool()
-		}
-		if !settings.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca: %s holds no certificate", ca)
-		}
+	roots, err := Roots(ca)
+	if err != nil {
+		return nil, err
 	}
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSClientConfig: settings, ForceAttemptHTTP2: true,
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, ForceAttemptHTTP2: true,
 			MaxIdleConns: 4 * concurrency, MaxIdleConnsPerHost: concurrency, IdleConnTimeout: 90 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
+}
+
+// Roots returns the certificates of a file beside the system's; nil, which is the system's, without a file.
+func Roots(ca string) (*x509.CertPool, error) {
+	if ca == "" {
+		return nil, nil //nolint:nilnil // as crypto/tls has it
+	}
+	pem, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca: %s holds no certificate", ca)
+	}
+	return roots, nil
 }
 
 // Failure is an error that says what it comes to for every target, such as a refused fetch of an access token.

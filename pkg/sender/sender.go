@@ -49,6 +49,7 @@ type Sender struct {
 	receipts    net.Listener
 	fresh, due  atomic.Bool // whether new jobs are taken, and those that are due again
 	room        room
+	calls       chan struct{} // a place each, for calls about broadcast channels
 
 	mu      sync.Mutex
 	tenants map[uint32]*tenant // guarded by mu
@@ -69,6 +70,7 @@ func New(ctx context.Context, c Config, v Vendor) (_ *Sender, err error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	s := &Sender{config: c, vendor: v, limits: c.limits(v.Limits()), health: c.Health, tenants: map[uint32]*tenant{}}
+	s.calls = make(chan struct{}, maxCalls)
 	defer func() {
 		if err != nil {
 			s.close()
@@ -235,25 +237,20 @@ func (s *Sender) tenant(app uint32) *tenant {
 	return t
 }
 
-// check answers whether the candidate credential of an app works.
+// check answers whether the candidate credential of an app works, or makes a call about broadcast channels.
 func (s *Sender) check(msg *nats.Msg) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.Timeout)
 	go func() {
 		defer cancel()
-		request, answer := &senderv1.Check{}, &senderv1.Checked{}
+		request := &senderv1.Check{}
 		if err := proto.Unmarshal(msg.Data, request); err != nil {
 			return
 		}
-		note, expires, err := s.try(ctx, request.GetApp())
-		var field *FieldError
-		switch {
-		case errors.As(err, &field):
-			answer.Field, answer.Error = field.Field, field.Problem
-		case err != nil:
-			answer.Error = err.Error()
-		}
-		if answer.Note = note; !expires.IsZero() {
-			answer.ExpiresAt = timestamppb.New(expires)
+		var answer *senderv1.Checked
+		if request.GetCall() != nil {
+			answer = s.broadcast(ctx, request)
+		} else {
+			answer = s.checked(ctx, request.GetApp())
 		}
 		data, err := proto.Marshal(answer)
 		if err == nil {
@@ -263,6 +260,22 @@ func (s *Sender) check(msg *nats.Msg) {
 			s.log.Warn("the answer to a check is lost", "error", err)
 		}
 	}()
+}
+
+func (s *Sender) checked(ctx context.Context, app uint32) *senderv1.Checked {
+	note, expires, err := s.try(ctx, app)
+	answer := &senderv1.Checked{Note: note}
+	var field *FieldError
+	switch {
+	case errors.As(err, &field):
+		answer.Field, answer.Error = field.Field, field.Problem
+	case err != nil:
+		answer.Error = err.Error()
+	}
+	if !expires.IsZero() {
+		answer.ExpiresAt = timestamppb.New(expires)
+	}
+	return answer
 }
 
 // try parses an app's candidate, and has the vendor try it out if it can.

@@ -39,6 +39,7 @@ func embeddables() map[string]embeddable {
 		channel.APNs: embed(apns.New, func(c *apns.Config) *sender.Config { return &c.Config },
 			func(c *apns.Config, s *vendorsim.Simulators) {
 				c.Production, c.Sandbox, c.CA = s.URL("apns"), s.URL("apns_sandbox"), s.CAFile()
+				c.Manage, c.ManageSandbox = c.Production, c.Sandbox
 			}),
 		channel.FCM: embed(fcm.New, func(c *fcm.Config) *sender.Config { return &c.Config },
 			func(c *fcm.Config, s *vendorsim.Simulators) { c.URL = s.URL(channel.FCM) }),

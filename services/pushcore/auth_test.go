@@ -86,6 +86,7 @@ var services = map[string]rights{
 	"halley.push.v1.PushService":       {true, "the app's key", []string{"another app's key", "the client key"}},
 	"halley.push.v1.DeviceService":     {true, "the app's key", []string{"another app's key", "the client key"}},
 	"halley.push.v1.UserService":       {true, "the app's key", []string{"another app's key", "the client key"}},
+	"halley.push.v1.ActivityService":   {true, "the app's key", []string{"another app's key", "the client key"}},
 	"halley.admin.v1.AdminService":     {true, "the admin token", nil},
 	"halley.gateway.v1.GatewayService": {false, "the service token", nil},
 

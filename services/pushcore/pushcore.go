@@ -328,7 +328,7 @@ func (p *Pushcore) build(ctx context.Context) (*service, error) {
 		gateways: api.NewGateways(apps, devices, leases, sessions, keeper, phones, poker, db.Open, ctx.Done(), log),
 		phones:   api.NewPhoneHTTP(phones, apps),
 
-		credentials: credentials,
+		activities: api.NewActivities(p.direct), credentials: credentials,
 	})
 	if err != nil {
 		return nil, err
@@ -450,5 +450,6 @@ type endpoints struct {
 	gateways *api.Gateways
 	phones   http.Handler
 
+	activities  *api.Activities
 	credentials *api.Credentials
 }

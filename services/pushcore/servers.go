@@ -60,6 +60,7 @@ func (p *Pushcore) servers(ctx context.Context, e endpoints) (*servers, error) {
 	pushv1.RegisterPushServiceServer(s.business, e.pushes)
 	pushv1.RegisterDeviceServiceServer(s.business, e.devices)
 	pushv1.RegisterUserServiceServer(s.business, e.users)
+	pushv1.RegisterActivityServiceServer(s.business, e.activities)
 	adminv1.RegisterAdminServiceServer(s.business, e.admin)
 	healthv1.RegisterHealthServer(s.business, health.NewServer())
 	reflection.Register(s.business)

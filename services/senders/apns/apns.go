@@ -6,9 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
@@ -22,9 +20,11 @@ import (
 type Config struct {
 	sender.Config `yaml:",inline"`
 
-	Production string `yaml:"production" env:"APNS_PRODUCTION" default:"https://api.push.apple.com" doc:"URL of Apple's production service"`
-	Sandbox    string `yaml:"sandbox" env:"APNS_SANDBOX" default:"https://api.sandbox.push.apple.com" doc:"URL of Apple's service for development builds"`
-	CA         string `yaml:"ca" env:"APNS_CA" doc:"file with certificates that sign the service's, beside the system's; for simulators"`
+	Production    string `yaml:"production" env:"APNS_PRODUCTION" default:"https://api.push.apple.com" doc:"URL of Apple's production service"`
+	Sandbox       string `yaml:"sandbox" env:"APNS_SANDBOX" default:"https://api.sandbox.push.apple.com" doc:"URL of Apple's service for development builds"`
+	Manage        string `yaml:"manage" env:"APNS_MANAGE" default:"https://api-manage-broadcast.push.apple.com:2196" doc:"URL of Apple's production service for broadcast channels"`
+	ManageSandbox string `yaml:"manage_sandbox" env:"APNS_MANAGE_SANDBOX" default:"https://api-manage-broadcast.sandbox.push.apple.com:2195" doc:"URL of the one for development builds"`
+	CA            string `yaml:"ca" env:"APNS_CA" doc:"file with certificates that sign the service's, beside the system's; for simulators"`
 }
 
 const (
@@ -47,27 +47,15 @@ type Vendor struct {
 }
 
 var (
-	_ sender.Vendor  = (*Vendor)(nil)
-	_ sender.Checker = (*Vendor)(nil)
+	_ sender.Vendor      = (*Vendor)(nil)
+	_ sender.Checker     = (*Vendor)(nil)
+	_ sender.Broadcaster = (*Vendor)(nil)
 )
 
 // New returns the vendor.
 func New(c *Config) (*Vendor, error) {
-	v := &Vendor{config: c}
-	if c.CA == "" {
-		return v, nil
-	}
-	pem, err := os.ReadFile(c.CA)
-	if err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
-	}
-	if v.roots, err = x509.SystemCertPool(); err != nil {
-		v.roots = x509.NewCertPool()
-	}
-	if !v.roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca: %s holds no certificate", c.CA)
-	}
-	return v, nil
+	roots, err := sender.Roots(c.CA)
+	return &Vendor{config: c, roots: roots}, err
 }
 
 // Channel returns "apns".
@@ -108,10 +96,7 @@ func (v *Vendor) push(ctx context.Context, c *credential, sandbox bool, n *apns2
 	if err != nil {
 		return sender.Result{Outcome: sender.Retry, Code: reason(err)}
 	}
-	if response.StatusCode == http.StatusForbidden && response.Reason == apns2.ReasonExpiredProviderToken {
-		c.renew()
-	}
-	return result(response)
+	return c.result(response)
 }
 
 // reason returns an error without the URL, which names the device.
@@ -123,7 +108,11 @@ func reason(err error) string {
 	return err.Error()
 }
 
-func result(r *apns2.Response) sender.Result {
+// result returns what an answer comes to, and has a new provider token made if the present one has ended.
+func (c *credential) result(r *apns2.Response) sender.Result {
+	if r.StatusCode == http.StatusForbidden && r.Reason == apns2.ReasonExpiredProviderToken {
+		c.renew()
+	}
 	code := strconv.Itoa(r.StatusCode)
 	if r.Reason != "" {
 		code += " " + r.Reason

@@ -55,7 +55,9 @@ func newApple(t *testing.T) (*apple, *apns.Vendor) {
 	if err := os.WriteFile(ca, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v, err := apns.New(&apns.Config{Production: a.URL, Sandbox: a.URL + "/sandbox", CA: ca})
+	v, err := apns.New(&apns.Config{
+		Production: a.URL, Sandbox: a.URL + "/sandbox", Manage: a.URL + "/manage", ManageSandbox: a.URL + "/manage/sandbox", CA: ca,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,20 +17,26 @@ type Code struct {
 func Codes() []Code {
 	return []Code{
 		{200, "", sender.Accepted},
+		{400, "BadChannelId", sender.Rejected},
 		{400, apns2.ReasonBadCollapseID, sender.Rejected},
 		{400, apns2.ReasonBadDeviceToken, sender.TokenGone},
 		{400, apns2.ReasonBadExpirationDate, sender.Rejected},
 		{400, apns2.ReasonBadMessageID, sender.Rejected},
 		{400, apns2.ReasonBadPriority, sender.Rejected},
 		{400, apns2.ReasonBadTopic, sender.Rejected},
+		{400, "CannotCreateChannelConfig", sender.Rejected},
+		{400, "ChannelNotRegistered", sender.Rejected},
 		{400, apns2.ReasonDeviceTokenNotForTopic, sender.TokenGone},
 		{400, apns2.ReasonDuplicateHeaders, sender.Rejected},
+		{400, "FeatureNotEnabled", sender.Rejected},
 		{400, apns2.ReasonIdleTimeout, sender.Retry},
 		{400, apns2.ReasonInvalidPushType, sender.Rejected},
+		{400, "MissingChannelId", sender.Rejected},
 		{400, apns2.ReasonMissingDeviceToken, sender.Rejected},
 		{400, apns2.ReasonMissingTopic, sender.Rejected},
 		{400, apns2.ReasonPayloadEmpty, sender.Rejected},
 		{400, apns2.ReasonTopicDisallowed, sender.Rejected},
+		{400, "TopicMismatch", sender.Rejected},
 		{403, apns2.ReasonBadCertificate, sender.CredentialBad},
 		{403, apns2.ReasonBadCertificateEnvironment, sender.CredentialBad},
 		{403, "BadEnvironmentKeyIdInToken", sender.CredentialBad},
@@ -61,7 +67,7 @@ func outcome(status int, reason string) sender.Outcome {
 		}
 	}
 	switch {
-	case status == 200:
+	case status/100 == 2: // 201 and 204 are about broadcast channels
 		return sender.Accepted
 	case status == 403:
 		return sender.CredentialBad

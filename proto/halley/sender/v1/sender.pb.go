@@ -894,10 +894,18 @@ func (x *Report) GetAgainAt() *timestamppb.Timestamp {
 	return nil
 }
 
-// Subject check.<channel>, a request: a sender takes the candidate credential of an app and answers whether it works.
+// Subject check.<channel>, a request: a sender takes the candidate credential of an app and answers whether it works; or, with a
+// call, makes it with the credential that is in use.
 type Check struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	App           uint32                 `protobuf:"varint,1,opt,name=app,proto3" json:"app,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	App   uint32                 `protobuf:"varint,1,opt,name=app,proto3" json:"app,omitempty"`
+	// Types that are valid to be assigned to Call:
+	//
+	//	*Check_CreateChannel
+	//	*Check_ListChannels
+	//	*Check_DeleteChannel
+	//	*Check_Broadcast
+	Call          isCheck_Call `protobuf_oneof:"call"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -939,6 +947,77 @@ func (x *Check) GetApp() uint32 {
 	return 0
 }
 
+func (x *Check) GetCall() isCheck_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *Check) GetCreateChannel() *v1.CreateActivityChannelRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Check_CreateChannel); ok {
+			return x.CreateChannel
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetListChannels() *v1.ListActivityChannelsRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Check_ListChannels); ok {
+			return x.ListChannels
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetDeleteChannel() *v1.DeleteActivityChannelRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Check_DeleteChannel); ok {
+			return x.DeleteChannel
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetBroadcast() *v1.BroadcastActivityRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Check_Broadcast); ok {
+			return x.Broadcast
+		}
+	}
+	return nil
+}
+
+type isCheck_Call interface {
+	isCheck_Call()
+}
+
+type Check_CreateChannel struct {
+	CreateChannel *v1.CreateActivityChannelRequest `protobuf:"bytes,2,opt,name=create_channel,json=createChannel,proto3,oneof"`
+}
+
+type Check_ListChannels struct {
+	ListChannels *v1.ListActivityChannelsRequest `protobuf:"bytes,3,opt,name=list_channels,json=listChannels,proto3,oneof"`
+}
+
+type Check_DeleteChannel struct {
+	DeleteChannel *v1.DeleteActivityChannelRequest `protobuf:"bytes,4,opt,name=delete_channel,json=deleteChannel,proto3,oneof"`
+}
+
+type Check_Broadcast struct {
+	Broadcast *v1.BroadcastActivityRequest `protobuf:"bytes,5,opt,name=broadcast,proto3,oneof"`
+}
+
+func (*Check_CreateChannel) isCheck_Call() {}
+
+func (*Check_ListChannels) isCheck_Call() {}
+
+func (*Check_DeleteChannel) isCheck_Call() {}
+
+func (*Check_Broadcast) isCheck_Call() {}
+
 // The answer to a Check.
 type Checked struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -949,7 +1028,15 @@ type Checked struct {
 	// When it ends, if it does (a certificate).
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// What could not be checked, such as a vendor without a dry run.
-	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	Note string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	// What a call came to: ACCEPTED, REJECTED, CREDENTIAL_BAD, or GIVEN_UP if it may work later. UNSPECIFIED: there was none.
+	Outcome Outcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=halley.sender.v1.Outcome" json:"outcome,omitempty"`
+	// The vendor's own code and text, for a call.
+	Code string `protobuf:"bytes,6,opt,name=code,proto3" json:"code,omitempty"`
+	// The channels that there are, or the one that was made.
+	Channels []string `protobuf:"bytes,7,rep,name=channels,proto3" json:"channels,omitempty"`
+	// The vendor's id of the call.
+	VendorId      string `protobuf:"bytes,8,opt,name=vendor_id,json=vendorId,proto3" json:"vendor_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,11 +1099,39 @@ func (x *Checked) GetNote() string {
 	return ""
 }
 
+func (x *Checked) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *Checked) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Checked) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *Checked) GetVendorId() string {
+	if x != nil {
+		return x.VendorId
+	}
+	return ""
+}
+
 var File_halley_sender_v1_sender_proto protoreflect.FileDescriptor
 
 const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\n" +
-	"\x1dhalley/sender/v1/sender.proto\x12\x10halley.sender.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1challey/push/v1/content.proto\x1a\x19halley/push/v1/push.proto\"t\n" +
+	"\x1dhalley/sender/v1/sender.proto\x12\x10halley.sender.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhalley/push/v1/activity.proto\x1a\x1challey/push/v1/content.proto\x1a\x19halley/push/v1/push.proto\"t\n" +
 	"\x14GetCredentialRequest\x12\x19\n" +
 	"\x03app\x18\x01 \x01(\rB\a\xbaH\x04*\x02 \x00R\x03app\x12#\n" +
 	"\achannel\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x10R\achannel\x12\x1c\n" +
@@ -1092,15 +1207,24 @@ const file_halley_sender_v1_sender_proto_rawDesc = "" +
 	"\aresults\x18\x06 \x03(\v2\x18.halley.sender.v1.ResultR\aresults\x12\x1a\n" +
 	"\battempts\x18\a \x01(\rR\battempts\x12\x10\n" +
 	"\x03job\x18\b \x01(\x04R\x03job\x125\n" +
-	"\bagain_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aagainAt\"\x19\n" +
+	"\bagain_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aagainAt\"\xed\x02\n" +
 	"\x05Check\x12\x10\n" +
-	"\x03app\x18\x01 \x01(\rR\x03app\"\x84\x01\n" +
+	"\x03app\x18\x01 \x01(\rR\x03app\x12U\n" +
+	"\x0ecreate_channel\x18\x02 \x01(\v2,.halley.push.v1.CreateActivityChannelRequestH\x00R\rcreateChannel\x12R\n" +
+	"\rlist_channels\x18\x03 \x01(\v2+.halley.push.v1.ListActivityChannelsRequestH\x00R\flistChannels\x12U\n" +
+	"\x0edelete_channel\x18\x04 \x01(\v2,.halley.push.v1.DeleteActivityChannelRequestH\x00R\rdeleteChannel\x12H\n" +
+	"\tbroadcast\x18\x05 \x01(\v2(.halley.push.v1.BroadcastActivityRequestH\x00R\tbroadcastB\x06\n" +
+	"\x04call\"\x86\x02\n" +
 	"\aChecked\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x129\n" +
 	"\n" +
 	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
-	"\x04note\x18\x04 \x01(\tR\x04note*\x98\x02\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\x123\n" +
+	"\aoutcome\x18\x05 \x01(\x0e2\x19.halley.sender.v1.OutcomeR\aoutcome\x12\x12\n" +
+	"\x04code\x18\x06 \x01(\tR\x04code\x12\x1a\n" +
+	"\bchannels\x18\a \x03(\tR\bchannels\x12\x1b\n" +
+	"\tvendor_id\x18\b \x01(\tR\bvendorId*\x98\x02\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_ACCEPTED\x10\x01\x12\x16\n" +
@@ -1135,24 +1259,28 @@ func file_halley_sender_v1_sender_proto_rawDescGZIP() []byte {
 var file_halley_sender_v1_sender_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_halley_sender_v1_sender_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_halley_sender_v1_sender_proto_goTypes = []any{
-	(Outcome)(0),                     // 0: halley.sender.v1.Outcome
-	(*GetCredentialRequest)(nil),     // 1: halley.sender.v1.GetCredentialRequest
-	(*GetCredentialResponse)(nil),    // 2: halley.sender.v1.GetCredentialResponse
-	(*WatchCredentialsRequest)(nil),  // 3: halley.sender.v1.WatchCredentialsRequest
-	(*WatchCredentialsResponse)(nil), // 4: halley.sender.v1.WatchCredentialsResponse
-	(*Job)(nil),                      // 5: halley.sender.v1.Job
-	(*Content)(nil),                  // 6: halley.sender.v1.Content
-	(*Target)(nil),                   // 7: halley.sender.v1.Target
-	(*Result)(nil),                   // 8: halley.sender.v1.Result
-	(*Report)(nil),                   // 9: halley.sender.v1.Report
-	(*Check)(nil),                    // 10: halley.sender.v1.Check
-	(*Checked)(nil),                  // 11: halley.sender.v1.Checked
-	nil,                              // 12: halley.sender.v1.WatchCredentialsResponse.IdsEntry
-	nil,                              // 13: halley.sender.v1.Content.DataEntry
-	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
-	(*v1.Notification)(nil),          // 15: halley.push.v1.Notification
-	(*structpb.Struct)(nil),          // 16: google.protobuf.Struct
-	(v1.Policy_Priority)(0),          // 17: halley.push.v1.Policy.Priority
+	(Outcome)(0),                            // 0: halley.sender.v1.Outcome
+	(*GetCredentialRequest)(nil),            // 1: halley.sender.v1.GetCredentialRequest
+	(*GetCredentialResponse)(nil),           // 2: halley.sender.v1.GetCredentialResponse
+	(*WatchCredentialsRequest)(nil),         // 3: halley.sender.v1.WatchCredentialsRequest
+	(*WatchCredentialsResponse)(nil),        // 4: halley.sender.v1.WatchCredentialsResponse
+	(*Job)(nil),                             // 5: halley.sender.v1.Job
+	(*Content)(nil),                         // 6: halley.sender.v1.Content
+	(*Target)(nil),                          // 7: halley.sender.v1.Target
+	(*Result)(nil),                          // 8: halley.sender.v1.Result
+	(*Report)(nil),                          // 9: halley.sender.v1.Report
+	(*Check)(nil),                           // 10: halley.sender.v1.Check
+	(*Checked)(nil),                         // 11: halley.sender.v1.Checked
+	nil,                                     // 12: halley.sender.v1.WatchCredentialsResponse.IdsEntry
+	nil,                                     // 13: halley.sender.v1.Content.DataEntry
+	(*timestamppb.Timestamp)(nil),           // 14: google.protobuf.Timestamp
+	(*v1.Notification)(nil),                 // 15: halley.push.v1.Notification
+	(*structpb.Struct)(nil),                 // 16: google.protobuf.Struct
+	(v1.Policy_Priority)(0),                 // 17: halley.push.v1.Policy.Priority
+	(*v1.CreateActivityChannelRequest)(nil), // 18: halley.push.v1.CreateActivityChannelRequest
+	(*v1.ListActivityChannelsRequest)(nil),  // 19: halley.push.v1.ListActivityChannelsRequest
+	(*v1.DeleteActivityChannelRequest)(nil), // 20: halley.push.v1.DeleteActivityChannelRequest
+	(*v1.BroadcastActivityRequest)(nil),     // 21: halley.push.v1.BroadcastActivityRequest
 }
 var file_halley_sender_v1_sender_proto_depIdxs = []int32{
 	12, // 0: halley.sender.v1.WatchCredentialsResponse.ids:type_name -> halley.sender.v1.WatchCredentialsResponse.IdsEntry
@@ -1170,16 +1298,21 @@ var file_halley_sender_v1_sender_proto_depIdxs = []int32{
 	14, // 12: halley.sender.v1.Result.gone_at:type_name -> google.protobuf.Timestamp
 	8,  // 13: halley.sender.v1.Report.results:type_name -> halley.sender.v1.Result
 	14, // 14: halley.sender.v1.Report.again_at:type_name -> google.protobuf.Timestamp
-	14, // 15: halley.sender.v1.Checked.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 16: halley.sender.v1.CredentialService.GetCredential:input_type -> halley.sender.v1.GetCredentialRequest
-	3,  // 17: halley.sender.v1.CredentialService.WatchCredentials:input_type -> halley.sender.v1.WatchCredentialsRequest
-	2,  // 18: halley.sender.v1.CredentialService.GetCredential:output_type -> halley.sender.v1.GetCredentialResponse
-	4,  // 19: halley.sender.v1.CredentialService.WatchCredentials:output_type -> halley.sender.v1.WatchCredentialsResponse
-	18, // [18:20] is the sub-list for method output_type
-	16, // [16:18] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	18, // 15: halley.sender.v1.Check.create_channel:type_name -> halley.push.v1.CreateActivityChannelRequest
+	19, // 16: halley.sender.v1.Check.list_channels:type_name -> halley.push.v1.ListActivityChannelsRequest
+	20, // 17: halley.sender.v1.Check.delete_channel:type_name -> halley.push.v1.DeleteActivityChannelRequest
+	21, // 18: halley.sender.v1.Check.broadcast:type_name -> halley.push.v1.BroadcastActivityRequest
+	14, // 19: halley.sender.v1.Checked.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 20: halley.sender.v1.Checked.outcome:type_name -> halley.sender.v1.Outcome
+	1,  // 21: halley.sender.v1.CredentialService.GetCredential:input_type -> halley.sender.v1.GetCredentialRequest
+	3,  // 22: halley.sender.v1.CredentialService.WatchCredentials:input_type -> halley.sender.v1.WatchCredentialsRequest
+	2,  // 23: halley.sender.v1.CredentialService.GetCredential:output_type -> halley.sender.v1.GetCredentialResponse
+	4,  // 24: halley.sender.v1.CredentialService.WatchCredentials:output_type -> halley.sender.v1.WatchCredentialsResponse
+	23, // [23:25] is the sub-list for method output_type
+	21, // [21:23] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_halley_sender_v1_sender_proto_init() }
@@ -1188,6 +1321,12 @@ func file_halley_sender_v1_sender_proto_init() {
 		return
 	}
 	file_halley_sender_v1_sender_proto_msgTypes[7].OneofWrappers = []any{}
+	file_halley_sender_v1_sender_proto_msgTypes[9].OneofWrappers = []any{
+		(*Check_CreateChannel)(nil),
+		(*Check_ListChannels)(nil),
+		(*Check_DeleteChannel)(nil),
+		(*Check_Broadcast)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -34,13 +34,13 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		pushv1.RegisterPushServiceHandler, pushv1.RegisterDeviceServiceHandler, pushv1.RegisterUserServiceHandler,
-		adminv1.RegisterAdminServiceHandler,
+		pushv1.RegisterActivityServiceHandler, adminv1.RegisterAdminServiceHandler,
 	} {
 		if err := register(ctx, mux, conn); err != nil {
 			return nil, fmt.Errorf("register REST handler: %w", err)
 		}
 	}
-	known := queryNames(pushv1.File_halley_push_v1_push_proto, pushv1.File_halley_push_v1_device_proto,
+	known := queryNames(pushv1.File_halley_push_v1_push_proto, pushv1.File_halley_push_v1_device_proto, pushv1.File_halley_push_v1_activity_proto,
 		adminv1.File_halley_admin_v1_admin_proto)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
