@@ -245,6 +245,25 @@ func TestWhatADeviceReportsIsShownAndWhatItLeavesOutStays(t *testing.T) {
 	}
 }
 
+func TestRegistrationWithAnEmptyVendorTokenIsRefused(t *testing.T) {
+	t.Parallel()
+	core := pushcoretest.Start(t)
+	app := core.NewApp(t, nil)
+	body := fmt.Sprintf(`{"app":%q,"client_key":%q,"channel_tokens":[{"channel":"xiaomi","token":"t"},{"channel":"fcm","token":""}]}`,
+		app.ID, app.ClientKey)
+	answer := core.REST(t, "POST", "/device/v1/register", body, nil)
+	shown := answer.Decode(t)["error"].(map[string]any)
+	if answer.Code != http.StatusBadRequest || shown["code"] != "INVALID_ARGUMENT" || shown["field"] != "channel_tokens[1].token" {
+		t.Errorf("over HTTPS: %d %v", answer.Code, shown)
+	}
+	_, err := core.Gateway(t).Client.Register(pushcoretest.As(t.Context(), pushcoretest.ServiceToken), &gatewayv1.RegisterRequest{
+		Device: &devicev1.RegisterRequest{
+			App: app.ID, ClientKey: app.ClientKey, Report: &devicev1.Report{ChannelTokens: []*devicev1.ChannelToken{{Channel: "fcm"}}},
+		},
+	})
+	wantError(t, err, codes.InvalidArgument, "INVALID_FIELD", "channel_tokens[0].token")
+}
+
 func TestRemovedDeviceIsGoneForGood(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)

@@ -251,7 +251,7 @@ type RegisterRequest struct {
 	// At least 128 random bits, made by the app once: the same one gets the same token and a fresh secret. Without it the
 	// device is provisional.
 	InstallId string `protobuf:"bytes,3,opt,name=install_id,json=installId,proto3" json:"install_id,omitempty"`
-	// The fields of `report`, flat in the JSON.
+	// The fields of `report`, flat in the JSON. None of the channel tokens may be empty.
 	Report        *Report `protobuf:"bytes,4,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -572,7 +572,7 @@ func (*ReportResponse) Descriptor() ([]byte, []int) {
 type ChannelToken struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Channel string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
-	// Empty removes the channel's token.
+	// Empty removes the channel's token. Registrations refuse an empty one.
 	Token      string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	AppPackage string `protobuf:"bytes,3,opt,name=app_package,json=appPackage,proto3" json:"app_package,omitempty"`
 	// Empty means production.

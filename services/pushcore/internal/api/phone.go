@@ -62,10 +62,17 @@ func NewPhones(
 	}
 }
 
-// Register makes a device, or finds the one with the same install_id, for a phone that shows a client key of the app.
+// Register makes a device, or finds the one with the same install_id, for a phone that shows a client key of the app. Its report must
+// not have an empty channel token, which is what a vendor's library that is not ready yet gives: the phone would wait for pushes in vain.
 func (p *Phones) Register(
 	ctx context.Context, r *devicev1.RegisterRequest, remoteIP string,
 ) (registry.Credentials, error) {
+	for i, t := range r.GetReport().GetChannelTokens() {
+		if t.GetToken() == "" {
+			return registry.Credentials{}, fault.Invalid(fmt.Sprintf("channel_tokens[%d].token", i),
+				"must not be empty: only a report removes a channel's token; leave out the channel until its vendor gives a token")
+		}
+	}
 	wrong := errCredential(codes.Unauthenticated, "WRONG_KEY", "the app or its client key is unknown or revoked")
 	key, err := p.keys.Check(ctx, r.GetClientKey())
 	if fault.Is(err, "WRONG_KEY") {
