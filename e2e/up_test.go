@@ -2,12 +2,27 @@ package e2e_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/halleypush/halley/e2e/rig"
 	pushv1 "github.com/halleypush/halley/proto/halley/push/v1"
 )
+
+// TestFirstStart starts `halley up` in an empty folder: nothing in its log is worth a warning.
+func TestFirstStart(t *testing.T) {
+	t.Parallel()
+	up := rig.StartUp(t)
+	phone := connected(t, up.Demo(t))
+	phone.awaitOnce(t, phone.app.Push(t, phone.token))
+	up.Stop(t, 45*time.Second)
+	for _, line := range up.Lines(t) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			t.Error(line)
+		}
+	}
+}
 
 // TestUpKilled kills `halley up` ten times. Each time its data is still there, and pushes to a phone that stays and to one
 // that was away since before the kill arrive.

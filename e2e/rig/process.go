@@ -1,6 +1,8 @@
 package rig
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -81,6 +83,21 @@ func (p *Process) run(log io.Writer) error {
 	}
 	p.process, p.ended = cmd.Process, ended
 	return nil
+}
+
+// Lines returns what all runs of the process have printed so far, on standard output and error, without a last line that is not whole.
+func (p *Process) Lines(t testing.TB) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.dir, p.Name+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = text[:bytes.LastIndexByte(text, '\n')+1]
+	var lines []string
+	for scanner := bufio.NewScanner(bytes.NewReader(text)); scanner.Scan(); {
+		lines = append(lines, scanner.Text())
+	}
+	return lines
 }
 
 // AwaitReady waits until /readyz says that the process is ready.

@@ -1,10 +1,6 @@
 package rig
 
 import (
-	"bufio"
-	"bytes"
-	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -28,21 +24,6 @@ func StartProgram(t testing.TB, dir, name string, env []string, path string, arg
 func Folder(t testing.TB) string {
 	t.Helper()
 	return folder(t)
-}
-
-// Lines returns what all runs of the program have printed so far, on standard output and error, without a last line that is not whole.
-func (p *Program) Lines(t testing.TB) []string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(p.dir, p.Name+".log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text = text[:bytes.LastIndexByte(text, '\n')+1]
-	var lines []string
-	for scanner := bufio.NewScanner(bytes.NewReader(text)); scanner.Scan(); {
-		lines = append(lines, scanner.Text())
-	}
-	return lines
 }
 
 // Freeze stops the program where it is, as a phone that has lost its network without a word; Thaw lets it go on.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,17 +31,25 @@ const (
 	askFor    = 10 * time.Second
 	heartbeat = 2 * time.Second
 	takeAgain = time.Second
+	// streamsWithin is how long a stream may be missing after the start before that is worth a warning: pushcore makes them, and
+	// may start at the same time.
+	streamsWithin = 30 * time.Second
 	// storedWithin bounds the wait for JetStream to store a report or a retry.
 	storedWithin = 5 * time.Second
 )
 
 // take takes jobs of one stream until ctx ends, through outages of NATS.
 func (s *Sender) take(ctx context.Context, stream, filter string, taking *atomic.Bool, wg *sync.WaitGroup) {
+	begun := time.Now()
 	for ctx.Err() == nil {
 		err := s.takeFrom(ctx, stream, filter, taking, wg)
 		if ctx.Err() == nil {
 			taking.Store(false)
-			s.log.WarnContext(ctx, "jobs wait", "stream", stream, "error", err)
+			level := slog.LevelWarn
+			if errors.Is(err, jetstream.ErrStreamNotFound) && time.Since(begun) < streamsWithin {
+				level = slog.LevelDebug
+			}
+			s.log.Log(ctx, level, "jobs wait", "stream", stream, "error", err)
 			pause(ctx, takeAgain)
 		}
 	}
