@@ -106,6 +106,9 @@ func (l *Loop) run() {
 		timeout := wheelTick
 		if len(l.jobs) > 0 {
 			timeout = 0
+			if l.clock.Since-time.Duration(l.set.directAt.Load()) < directFor {
+				giveWay()
+			}
 		}
 		var err error
 		if events, err = l.poll.wait(events[:0], timeout); err != nil {
@@ -149,6 +152,7 @@ func (l *Loop) tick() {
 	if l.clock.Since-l.swept > housekeeping {
 		l.swept = l.clock.Since
 		l.memory.forget(l.clock.Since)
+		l.pool.Trim()
 	}
 }
 

@@ -23,6 +23,9 @@ type ready struct {
 	readable, writable, gone bool
 }
 
+// maxEvents bounds what a loop does between two waits, beside a piece of a broadcast.
+const maxEvents = 16
+
 // wakeToken is the token of the eventfd.
 const wakeToken = ^uint64(0)
 
@@ -38,7 +41,7 @@ func newPoller() (*poller, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("eventfd: %w", err), unix.Close(epoll))
 	}
-	p := &poller{epoll: epoll, wakeup: wakeup, events: make([]unix.EpollEvent, 512)}
+	p := &poller{epoll: epoll, wakeup: wakeup, events: make([]unix.EpollEvent, maxEvents)}
 	if err := p.add(wakeup, wakeToken); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -106,6 +109,10 @@ func (p *poller) wait(out []ready, timeout time.Duration) ([]ready, error) {
 	}
 	return out, nil
 }
+
+// giveWay lets other threads that wait for the processor have it. A kernel that does not preempt would have them wait for its next
+// tick, 4 ms at 250 Hz.
+func giveWay() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // wake ends a wait that is under way, or the next one.
 func (p *poller) wake() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"time"
 )
 
@@ -38,6 +39,8 @@ func (p *poller) wait(out []ready, timeout time.Duration) ([]ready, error) {
 	}
 	return out, nil
 }
+
+func giveWay() { runtime.Gosched() }
 
 func (p *poller) wake() {
 	select {

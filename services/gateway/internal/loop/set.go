@@ -141,6 +141,7 @@ type Set struct {
 	background  context.Context //nolint:containedctx // for log lines of loops, which have no caller
 	begun       time.Time
 	numbers     atomic.Uint64
+	directAt    atomic.Int64 // when direct messages came last, on the loops' clock
 	running     sync.WaitGroup
 	outsides    sync.WaitGroup
 	shakers     *shakers

@@ -1,15 +1,20 @@
 package session
 
-const (
-	// maxSpare bounds the parts that a pool keeps, with their flights about 1 MB.
-	maxSpare = 4096
-	// maxSpareRecent bounds what such a part keeps of its list of recent pushes, which may be long.
-	maxSpareRecent = 4
-)
+// maxSpareRecent bounds what a part in a pool keeps of its list of recent pushes, which may be long.
+const maxSpareRecent = 4
 
 // Pool is the memory that sessions need only while something is under way. A host has one for all its sessions, so that a
 // broadcast to idle ones allocates nothing.
-type Pool struct{ spare []*active }
+type Pool struct {
+	spare []*active
+	idle  int // how many of them nobody has needed since the last Trim
+}
+
+// Trim forgets what was not needed since the last Trim.
+func (p *Pool) Trim() {
+	p.spare = append([]*active(nil), p.spare[p.idle:]...)
+	p.idle = len(p.spare)
+}
 
 // take lends an active part.
 func (p *Pool) take() *active {
@@ -18,13 +23,13 @@ func (p *Pool) take() *active {
 	}
 	last := len(p.spare) - 1
 	a := p.spare[last]
-	p.spare = p.spare[:last]
+	p.spare, p.idle = p.spare[:last], min(p.idle, last)
 	return a
 }
 
 // give takes an active part back.
 func (p *Pool) give(a *active) {
-	if p == nil || len(p.spare) >= maxSpare {
+	if p == nil {
 		return
 	}
 	flights, recent := a.flights[:0], a.recent[:0]
