@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/subject"
 	"github.com/halleypush/halley/pkg/telemetry"
@@ -88,14 +89,17 @@ func New(ctx context.Context, c Config, v Vendor) (_ *Sender, err error) {
 	s.tracer = s.telemetry.Traces.Tracer("halley/sender")
 	s.log, s.metrics = s.telemetry.Log, newMetrics(s.telemetry.Metrics, v.Channel(), s.room.used)
 	for _, l := range []struct {
-		listener *net.Listener
-		address  string
-	}{{&s.admin, c.Telemetry.Listen}, {&s.receipts, c.Receipts}} {
+		listener          *net.Listener
+		key, env, address string
+	}{
+		{&s.admin, "telemetry.listen", "TELEMETRY_LISTEN", c.Telemetry.Listen},
+		{&s.receipts, "receipts", "RECEIPTS", c.Receipts},
+	} {
 		if l.address == "" || l.listener == &s.admin && c.Shared != nil {
 			continue
 		}
-		if *l.listener, err = net.Listen("tcp", l.address); err != nil {
-			return nil, fmt.Errorf("listen: %w", err)
+		if *l.listener, err = config.Listen(l.key, l.env, l.address); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.connect(name); err != nil {

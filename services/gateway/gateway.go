@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/telemetry"
 	"github.com/halleypush/halley/pkg/tlsconfig"
@@ -248,28 +249,26 @@ func (g *Gateway) listen() error {
 		return err
 	}
 	for _, l := range []struct {
-		bound   *string
-		address string
-		port    loop.Port
+		bound             *string
+		key, env, address string
+		port              loop.Port
 	}{
-		{&g.mqtt, c.MQTT, loop.Port{Balancers: balancers}},
-		{&g.mqtts, c.MQTTS, loop.Port{Balancers: balancers, TLS: g.tls}},
-		{&g.websocket, c.WebSocket, loop.Port{Balancers: balancers, TLS: g.tls, WebSocket: true}},
+		{&g.mqtt, "mqtt", "MQTT", c.MQTT, loop.Port{Balancers: balancers}},
+		{&g.mqtts, "mqtts", "MQTTS", c.MQTTS, loop.Port{Balancers: balancers, TLS: g.tls}},
+		{&g.websocket, "websocket", "WEBSOCKET", c.WebSocket, loop.Port{Balancers: balancers, TLS: g.tls, WebSocket: true}},
 	} {
 		if l.address == "" {
 			continue
 		}
 		if *l.bound, err = g.set.Listen(l.address, l.port); err != nil {
-			return err
+			return config.Unusable(l.key, l.env, err)
 		}
 	}
 	if c.Telemetry.Listen == "" || c.Shared != nil {
 		return nil
 	}
-	if g.admin, err = net.Listen("tcp", c.Telemetry.Listen); err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	return nil
+	g.admin, err = config.Listen("telemetry.listen", "TELEMETRY_LISTEN", c.Telemetry.Listen)
+	return err
 }
 
 // secure prepares TLS, if there is a certificate.

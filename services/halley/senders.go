@@ -2,6 +2,7 @@ package halley
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httputil"
@@ -134,7 +135,12 @@ func (u *up) newSimulators(ctx context.Context) error {
 	c.Dir, c.Control = u.site.Path("vendorsim"), u.config.SimulatorControl
 	c.Shared, c.Health = u.telemetry, u.health.Part("vendorsim")
 	var err error
-	if u.simulators, err = vendorsim.New(ctx, c); err != nil {
+	u.simulators, err = vendorsim.New(ctx, c)
+	var unusable *config.AddressError
+	if errors.As(err, &unusable) { // the one address that is not free to choose
+		err = config.Unusable("simulator_control", "SIMULATOR_CONTROL", unusable.Err)
+	}
+	if err != nil {
 		return fmt.Errorf("vendor simulators: %w", err)
 	}
 	return nil

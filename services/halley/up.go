@@ -125,6 +125,9 @@ func (u *up) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopDatabase()) }()
+	if err := u.tryNATSAddress(); err != nil {
+		return err
+	}
 	u.nats, err = natsserver.Start(natsserver.Options{
 		StoreDir: u.site.Path("nats"), Listen: u.config.NATS, Passwords: u.site.Secrets.NATS, LogFile: u.site.Path("nats.log"),
 	})
@@ -135,11 +138,23 @@ func (u *up) run(ctx context.Context) (err error) {
 	if err := u.build(ctx, database); err != nil {
 		return err
 	}
-	admin, err := net.Listen("tcp", u.config.Telemetry.Listen)
+	admin, err := config.Listen("telemetry.listen", "TELEMETRY_LISTEN", u.config.Telemetry.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
 	return u.serve(ctx, admin)
+}
+
+// tryNATSAddress fails if the address for NATS is not free: nats-server ends the process then.
+func (u *up) tryNATSAddress() error {
+	if u.config.NATS == "" {
+		return nil
+	}
+	l, err := config.Listen("nats", "NATS_LISTEN", u.config.NATS)
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 // startPostgres returns the URL of a database, and how to stop what was started for it.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/natsbus"
 	"github.com/halleypush/halley/pkg/subject"
 	"github.com/halleypush/halley/pkg/telemetry"
@@ -111,19 +112,19 @@ func New(ctx context.Context, c Config) (_ *Pushcore, err error) {
 		return nil, err
 	}
 	for _, l := range []struct {
-		listener *net.Listener
-		address  string
+		listener          *net.Listener
+		key, env, address string
 	}{
-		{&p.listeners.http, c.HTTP},
-		{&p.listeners.grpc, c.GRPC},
-		{&p.listeners.internal, c.Internal},
-		{&p.listeners.admin, c.Telemetry.Listen},
+		{&p.listeners.http, "http", "HTTP", c.HTTP},
+		{&p.listeners.grpc, "grpc", "GRPC", c.GRPC},
+		{&p.listeners.internal, "internal", "INTERNAL", c.Internal},
+		{&p.listeners.admin, "telemetry.listen", "TELEMETRY_LISTEN", c.Telemetry.Listen},
 	} {
 		if l.listener == &p.listeners.admin && c.Shared != nil {
 			continue
 		}
-		if *l.listener, err = net.Listen("tcp", l.address); err != nil {
-			return nil, fmt.Errorf("listen: %w", err)
+		if *l.listener, err = config.Listen(l.key, l.env, l.address); err != nil {
+			return nil, err
 		}
 	}
 	if p.db, err = storage.Open(ctx, c.DatabaseURL.Reveal(), c.Pools); err != nil {

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/halleypush/halley/pkg/config"
 	"github.com/halleypush/halley/pkg/telemetry"
 	"github.com/halleypush/halley/pkg/tlsconfig"
 	"github.com/halleypush/halley/services/vendorsim/internal/authority"
@@ -112,8 +113,8 @@ func (s *Simulators) receiptClient() (*http.Client, error) {
 // open opens a channel's listener and makes its simulator.
 func (s *Simulators) open(name, address string, receipts *http.Client) (err error) {
 	c := &channel{file: filepath.Join(s.config.Dir, name+".apps.json"), apps: make(map[string]json.RawMessage)}
-	if c.listener, err = net.Listen("tcp", address); err != nil {
-		return fmt.Errorf("listen: %w", err)
+	if c.listener, err = config.Listen("channels", "VENDORSIM_CHANNELS", address); err != nil {
+		return err
 	}
 	s.channels[name] = c
 	v, url := vendors()[name], "http://"+c.listener.Addr().String()
@@ -138,15 +139,13 @@ func (s *Simulators) open(name, address string, receipts *http.Client) (err erro
 }
 
 func (s *Simulators) listen() (err error) {
-	if s.control, err = net.Listen("tcp", s.config.Control); err != nil {
-		return fmt.Errorf("listen for the control API: %w", err)
+	if s.control, err = config.Listen("control", "VENDORSIM_CONTROL", s.config.Control); err != nil {
+		return err
 	}
 	if s.config.Shared == nil {
-		if s.admin, err = net.Listen("tcp", s.config.Telemetry.Listen); err != nil {
-			return fmt.Errorf("listen for metrics: %w", err)
-		}
+		s.admin, err = config.Listen("telemetry.listen", "TELEMETRY_LISTEN", s.config.Telemetry.Listen)
 	}
-	return nil
+	return err
 }
 
 func (s *Simulators) close() {

@@ -37,7 +37,7 @@ next start.`,
 				return nil
 			}
 			c.Out = errOut
-			return halley.Up(cmd.Context(), c)
+			return orFlag(cmd, halley.Up(cmd.Context(), c))
 		},
 	}
 	f := c.Flags()
@@ -59,6 +59,22 @@ next start.`,
 		RunE: func(*cobra.Command, []string) error { return config.Describe(g.out, &halley.Config{}) },
 	})
 	return c
+}
+
+// orFlag adds to the error about an address the flag that sets another one.
+func orFlag(cmd *cobra.Command, err error) error {
+	var unusable *config.AddressError
+	if !errors.As(err, &unusable) {
+		return err
+	}
+	name := unusable.Key + "-listen"
+	if unusable.Key == "telemetry.listen" {
+		name = "metrics-listen"
+	}
+	if cmd.Flags().Lookup(name) == nil {
+		return err
+	}
+	return fmt.Errorf("%w, or --%s", err, name)
 }
 
 // upConfig reads the configuration: flags before the environment before the file before the defaults.
