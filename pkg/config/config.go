@@ -222,6 +222,21 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // LogValue hides the text.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
+// SecretFileError says that the file which a key names, to hold a secret, cannot be read.
+type SecretFileError struct {
+	Key, Path string
+	Holds     string // what belongs into it, such as "token of the admin API, ak_…"
+	Err       error
+}
+
+// Error says what belongs into the file.
+func (e *SecretFileError) Error() string {
+	return fmt.Sprintf("%s: %v; the file holds: %s", e.Key, e.Err, e.Holds)
+}
+
+// Unwrap returns why it cannot be read.
+func (e *SecretFileError) Unwrap() error { return e.Err }
+
 // readSecretFile fills the Secret X of a struct from the file that its field XFile names.
 func readSecretFile(f field) error {
 	if f.value.Type() != reflect.TypeFor[Secret]() {
@@ -241,7 +256,7 @@ func readSecretFile(f field) error {
 		}
 		content, err := os.ReadFile(path)
 		if err != nil {
-			return fmt.Errorf("read secret: %w", err)
+			return &SecretFileError{Key: f.yaml + "_file", Path: path, Holds: f.tag.Get("doc"), Err: err}
 		}
 		f.value.SetString(strings.TrimSpace(string(content)))
 		return nil

@@ -66,7 +66,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"wrong environment":  {"", "soon", "HALLEY_WAIT: must be a duration such as 30s"},
 		"invalid":            {"pool: {size: -1}\n", "", "pool.size must be at least 1"},
 		"secret twice":       {"password: a\npassword_file: b\n", "", "set password or password_file, not both"},
-		"no secret file":     {"password_file: /does/not/exist\n", "", "/does/not/exist"},
+		"no secret file":     {"password_file: /does/not/exist\n", "", "password_file: open /does/not/exist: no such file or directory; the file holds: the password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.env != "" {

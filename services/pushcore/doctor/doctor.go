@@ -45,6 +45,7 @@ func Examine(ctx context.Context, c *pushcore.Config, tell func(Finding)) (chann
 	}
 	ring := e.keys()
 	e.certificates()
+	e.addresses(ctx)
 	e.postgres(ctx, ring)
 	e.nats(ctx)
 	return e.channels
@@ -74,7 +75,7 @@ func (e *examination) keys() *keyring.Ring {
 	path := e.config.KeyFile
 	ring, err := keyring.Load(path)
 	if err != nil {
-		e.failed(check, err.Error(), "put back the key file of this installation: no device can come back with another one. Only a new installation makes one, with halley keyring")
+		e.failed(check, err.Error(), "put the key file of this installation back as "+path+": no device can come back with another one. Only a new installation makes one: halley keyring "+path)
 		return nil
 	}
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {

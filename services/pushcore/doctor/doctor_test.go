@@ -108,7 +108,8 @@ func TestNothingIsThere(t *testing.T) {
 	c.NATS.URL = "nats://127.0.0.1:1"
 	found := examine(t, c)
 	want(t, found, "keys", doctor.Failed, "none")
-	want(t, found, "postgresql", doctor.Failed, "start PostgreSQL")
+	want(t, found, "postgresql", doctor.Failed, "start PostgreSQL at 127.0.0.1, port 1")
+	want(t, found, "keys", doctor.Failed, "halley keyring "+c.KeyFile)
 	want(t, found, "nats", doctor.Failed, "start NATS")
 	for check, f := range found {
 		if strings.Contains(f.Text, "secret") {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ func (e *examination) nats(ctx context.Context) {
 	if err != nil {
 		do := "start NATS at " + e.config.NATS.URL + ", or correct nats.url"
 		if errors.Is(err, nats.ErrAuthorization) {
-			do = "give the user " + e.config.NATS.User + " this password in the server's configuration (halley nats-config)"
+			do = "give the user " + e.config.NATS.User + " this password in the server's configuration (halley nats-config), or put the server's into " +
+				cmp.Or(e.config.NATS.PasswordFile, "nats.password (HALLEY_NATS_PASSWORD)")
 		}
 		e.failed(check, err.Error(), do)
 		return

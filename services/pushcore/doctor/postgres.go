@@ -3,12 +3,14 @@ package doctor
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/halleypush/halley/services/pushcore/internal/keyring"
 	"github.com/halleypush/halley/services/pushcore/internal/storage"
@@ -41,7 +43,7 @@ func (e *examination) postgres(ctx context.Context, ring *keyring.Ring) {
 	config.ConnectTimeout = patience
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		e.failed(check, err.Error(), "start PostgreSQL, or correct database_url")
+		e.failed(check, err.Error(), e.letIn(config, err))
 		return
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) // nothing was changed
@@ -77,6 +79,28 @@ func (e *examination) postgres(ctx context.Context, ring *keyring.Ring) {
 			e.failed("postgresql", err.Error(), rights)
 			return
 		}
+	}
+}
+
+// letIn says what to do so that a connection to PostgreSQL comes about that did not.
+func (e *examination) letIn(c *pgx.ConnConfig, err error) string {
+	where := "database_url"
+	if e.config.DatabaseURLFile != "" {
+		where += ", in " + e.config.DatabaseURLFile
+	}
+	options := fmt.Sprintf("-h %s -p %d", c.Host, c.Port)
+	var refused *pgconn.PgError
+	switch {
+	case !errors.As(err, &refused):
+		return fmt.Sprintf("start PostgreSQL at %s, port %d, or correct %s", c.Host, c.Port, where)
+	case refused.Code == "3D000":
+		return fmt.Sprintf("make the database, as PostgreSQL's superuser: createdb %s -O %s %s", options, c.User, c.Database)
+	case refused.Code == "28P01":
+		return fmt.Sprintf("put the password of the user %s into %s: postgres://%s:password@%s:%d/%s", c.User, where, c.User, c.Host, c.Port, c.Database)
+	case refused.Code == "28000":
+		return fmt.Sprintf("make the user, as PostgreSQL's superuser: createuser %s --pwprompt %s; or let it in, in the server's pg_hba.conf", options, c.User)
+	default:
+		return "correct " + where + ", or see PostgreSQL's log"
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -79,7 +80,7 @@ func (g *globals) examine(ctx context.Context, path string, phones, channels []s
 	var invalid error
 	if err := config.Load(path, &core); err != nil {
 		invalid = err
-		tell(doctor.Finding{Check: "configuration", Level: doctor.Failed, Text: err.Error(), Do: "correct " + path})
+		tell(doctor.Finding{Check: "configuration", Level: doctor.Failed, Text: err.Error(), Do: mend(path, err)})
 	}
 	if invalid == nil {
 		used := doctor.Examine(ctx, &core, tell)
@@ -99,6 +100,21 @@ func (g *globals) examine(ctx context.Context, path string, phones, channels []s
 		return errIll
 	}
 	return nil
+}
+
+// mend says what to do about a configuration that cannot be read.
+func mend(path string, err error) string {
+	var secret *config.SecretFileError
+	switch {
+	case errors.As(err, &secret):
+		return fmt.Sprintf("put into %s, readable for the user that runs this: %s", secret.Path, secret.Holds)
+	case errors.Is(err, fs.ErrNotExist):
+		return "make " + path + "; pushcore -h lists the keys that it may have"
+	case path == "":
+		return "correct the HALLEY_… variables; pushcore -h lists them"
+	default:
+		return "correct " + path + "; pushcore -h lists the keys that it may have"
+	}
 }
 
 func (g *globals) tell(f doctor.Finding) {

@@ -20,7 +20,7 @@ func TestDoctorExaminesAnInstallation(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)
 	path := filepath.Join(t.TempDir(), "pushcore.yaml")
-	content := fmt.Sprintf("database_url: %q\nkey_file: %q\nadmin_token: %q\nservice_token: %q\nnats: {url: %q, user: pushcore, password: %q}\n",
+	content := fmt.Sprintf("http: 127.0.0.1:0\ngrpc: 127.0.0.1:0\ninternal: 127.0.0.1:0\ntelemetry: {listen: 127.0.0.1:0}\ndatabase_url: %q\nkey_file: %q\nadmin_token: %q\nservice_token: %q\nnats: {url: %q, user: pushcore, password: %q}\n",
 		core.DSN, core.KeyFile, pushcoretest.AdminToken, pushcoretest.ServiceToken, core.NATS.URL(), "test-core")
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
@@ -75,6 +75,14 @@ func TestDoctorSaysWhatItNeeds(t *testing.T) {
 		if code, _, errOut := run(t, "", args...); code != cli.ExitUsage || !strings.Contains(errOut, want) {
 			t.Errorf("%v: exit code %d, %q", args, code, errOut)
 		}
+	}
+	path := filepath.Join(t.TempDir(), "pushcore.yaml")
+	if err := os.WriteFile(path, []byte("admin_token_file: /nowhere/admin"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ := run(t, "", "doctor", "--config", path)
+	if want := "-> put into /nowhere/admin, readable for the user that runs this: token of the admin API"; code != cli.ExitFailed || !strings.Contains(out, want) {
+		t.Errorf("exit code %d: %s, want %q", code, out, want)
 	}
 	if code, out, _ := run(t, "", "doctor", "--config", "/nowhere/pushcore.yaml"); code != cli.ExitFailed || !strings.Contains(out, "/nowhere") {
 		t.Errorf("exit code %d: %s", code, out)
