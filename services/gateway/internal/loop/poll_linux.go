@@ -121,11 +121,19 @@ func (p *poller) wake() {
 	_, _ = unix.Write(p.wakeup, one[:]) // fails only if it is full, and then a wake-up is waiting
 }
 
-// listenNative opens n listening sockets on one address (SO_REUSEPORT), one per loop; the kernel spreads connections.
+// listenNative opens n listening sockets on one address (SO_REUSEPORT), one per loop; the kernel spreads connections. An address that
+// another process listens at is refused, though the kernel would give that one a part of them.
 func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err error) {
 	tcp, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, bound, fmt.Errorf("listen address: %w", err)
+	}
+	alone, err := net.ListenTCP("tcp", tcp) // without SO_REUSEPORT
+	if err != nil {
+		return nil, bound, err
+	}
+	if err := alone.Close(); err != nil {
+		return nil, bound, fmt.Errorf("try %s: %w", tcp, err)
 	}
 	if tcp.IP == nil { // ":1883" is every address
 		tcp.IP = net.IPv6unspecified

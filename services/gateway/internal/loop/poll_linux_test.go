@@ -1,12 +1,29 @@
 package loop
 
 import (
+	"errors"
 	"net"
 	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
+
+func TestTwoGatewaysDoNotShareAPort(t *testing.T) {
+	t.Parallel()
+	fds, bound, err := listenNative("127.0.0.1:0", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd) // the test is over
+		}
+	}()
+	if _, _, err := listenNative(bound.String(), 2); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("the second one: %v", err)
+	}
+}
 
 func TestAnAddressWithoutAHostIsEveryAddress(t *testing.T) {
 	t.Parallel()
