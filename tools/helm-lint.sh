@@ -60,6 +60,8 @@ refused "no NATS" "nats.url is needed" --set trial.enabled=false --set postgresq
 refused "a NATS without passwords" "nats.existingSecret is needed" --set nats.url=nats://x:4222
 refused "no PostgreSQL" "postgresql.existingSecret is needed" --set trial.enabled=false --set nats.url=nats://x:4222 --set nats.existingSecret=x
 refused "TLS without a certificate" "gateway.listeners.mqtts needs" --set gateway.listeners.mqtts=true
+refused "cert-manager without an issuer" "needs issuerRef.name" --set gateway.listeners.mqtts=true --set 'gateway.tls.certManager.dnsNames={a.b}'
+refused "a Secret that cert-manager writes" "would write into it" -f $chart/values-production.yaml --set gateway.tls.existingSecret=x
 refused "an ingress without a host" "ingress.host is needed" --set ingress.enabled=true
 refused "certificates of which one is missing" "is needed" -f $chart/values-production.yaml \
 	--set internalTLS.mode=existing --set internalTLS.existingSecrets.pushcore=x
