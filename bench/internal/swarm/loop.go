@@ -38,7 +38,7 @@ func (s *Swarm) run() error {
 			return fmt.Errorf("epoll: %w", err)
 		}
 		for i, e := range events[:max(n, 0)] {
-			if i%yieldEvery == 0 {
+			if i%yieldEvery == yieldEvery-1 {
 				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			}
 			if e.Fd < 0 {
