@@ -242,7 +242,10 @@ func (s *Sender) sort(job *senderv1.Job, a *account, one []*senderv1.Target, r R
 		a.spend(until)
 		s.quotaSpent(one, until, expires, r.Code, out)
 	case CredentialBad:
-		waits, counted := a.refusal.note(time.Now(), s.config.CredentialWait, int(job.GetAttempts()))
+		waits, counted, tells := a.refusal.note(time.Now(), s.config.CredentialWait, int(job.GetAttempts()))
+		if tells {
+			s.log.Warn("the vendor refuses the app's credential", "app", job.GetAppId(), "code", r.Code)
+		}
 		if !waits {
 			out.final(one, senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, r.Code)
 			return

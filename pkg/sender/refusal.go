@@ -32,9 +32,9 @@ func (r *refusal) shut(now time.Time, wait time.Duration) bool {
 	return false
 }
 
-// note notes a refusal after so many attempts, and says whether the target waits for another credential, and whether that counts
-// as an attempt.
-func (r *refusal) note(now time.Time, wait time.Duration, attempts int) (waits, counted bool) {
+// note notes a refusal after so many attempts, and says whether the target waits for another credential, whether that counts as
+// an attempt, and whether it is the one that speaks against the credential itself.
+func (r *refusal) note(now time.Time, wait time.Duration, attempts int) (waits, counted, tells bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.inRow == 0 {
@@ -44,7 +44,7 @@ func (r *refusal) note(now time.Time, wait time.Duration, attempts int) (waits, 
 		r.probe = now.Add(withoutCredential)
 	}
 	counted = r.inRow < refusals
-	return now.Before(r.since.Add(wait)) && (!counted || attempts+1 < refusals), counted
+	return now.Before(r.since.Add(wait)) && (!counted || attempts+1 < refusals), counted, r.inRow == refusals
 }
 
 // over notes that the vendor takes the credential.

@@ -118,7 +118,7 @@ func newGetDeliveries(g *globals) *cobra.Command {
 				all.Deliveries = append(all.Deliveries, d)
 			}
 			return g.print(all, func() {
-				rows := [][]string{{"DEVICE", "USER", "CHANNEL", "STATE", "REASON", "SENT", "ARRIVED", "ENDED"}}
+				rows := [][]string{{"DEVICE", "USER", "CHANNEL", "STATE", "REASON", "SENT", "ARRIVED", "ENDED", "ATTEMPTS"}}
 				for _, d := range all.GetDeliveries() {
 					reason := d.GetReason().String()
 					if d.GetReason() == pushv1.Delivery_REASON_UNSPECIFIED {
@@ -127,7 +127,7 @@ func newGetDeliveries(g *globals) *cobra.Command {
 					t := d.GetTimes()
 					rows = append(rows, []string{
 						dash(d.GetDevice()), dash(d.GetUser()), dash(d.GetChannel()), d.GetState().String(), dash(reason), at(t.GetSent()), at(t.GetArrived()),
-						at(t.GetEnded()),
+						at(t.GetEnded()), dash(attempts(d)),
 					})
 				}
 				_ = table(g.out, rows) // a terminal that is gone cannot be told
@@ -138,6 +138,22 @@ func newGetDeliveries(g *globals) *cobra.Command {
 	c.Flags().StringVar(&state, "state", "", "only this state, such as pending")
 	c.Flags().IntVar(&limit, "limit", 1000, "at most so many")
 	return c
+}
+
+// attempts tells of a delivery's attempts in one line, such as "fcm ACCEPTED 200, halley".
+func attempts(d *pushv1.Delivery) string {
+	var all []string
+	for _, a := range d.GetAttempts() {
+		one := []string{a.GetChannel()}
+		if a.GetOutcome() != pushv1.Delivery_Attempt_OUTCOME_UNSPECIFIED {
+			one = append(one, a.GetOutcome().String())
+		}
+		if a.GetCode() != "" {
+			one = append(one, a.GetCode())
+		}
+		all = append(all, strings.Join(one, " "))
+	}
+	return strings.Join(all, ", ")
 }
 
 func newDevices(g *globals) *cobra.Command {
