@@ -37,7 +37,7 @@ func TestLiveActivities(t *testing.T) {
 		}
 		rest(t, app, http.MethodPost, channels+":broadcast", broadcast, http.StatusOK, &sent)
 		accepted := vendors.Text(t, http.MethodGet, "/v1/apns/accepted", nil)
-		if !strings.Contains(accepted, sent.RequestID) || !strings.Contains(accepted, `\"event\":\"`+strings.ToLower(event)+`\"`) {
+		if sent.RequestID == "" || !strings.Contains(accepted, sent.RequestID) || !strings.Contains(accepted, `\"event\":\"`+strings.ToLower(event)+`\"`) {
 			t.Errorf("Apple has accepted %s, not %s of %s", accepted, event, sent.RequestID)
 		}
 	}

@@ -113,6 +113,9 @@ func (a *vendorApp) post(t *testing.T, ttl time.Duration, phones []string) (push
 		PushID string `json:"push_id"`
 	}
 	rest(t, a.App, http.MethodPost, "/v1/apps/"+a.ID+"/pushes", body, http.StatusOK, &accepted)
+	if accepted.PushID == "" {
+		t.Fatal("a push has no id")
+	}
 	return accepted.PushID
 }
 
