@@ -41,9 +41,13 @@ func TestLiveActivities(t *testing.T) {
 			t.Errorf("Apple has accepted %s, not %s of %s", accepted, event, sent.RequestID)
 		}
 	}
+	var refused struct{ Message string }
+	long := map[string]any{"channel": made.Channel, "event": "UPDATE", "content_state": map[string]any{"text": strings.Repeat("x", 5120)}}
+	if rest(t, app, http.MethodPost, channels+":broadcast", long, http.StatusBadRequest, &refused); !strings.Contains(refused.Message, "5120") {
+		t.Errorf("a broadcast that is too long: %q", refused.Message)
+	}
 	vendors.Text(t, http.MethodPost, "/v1/apns/expire?app="+app.ID, nil) // a fresh provider token is made
 	rest(t, app, http.MethodDelete, channels+"?channel="+url.QueryEscape(made.Channel), nil, http.StatusOK, nil)
-	var refused struct{ Message string }
 	gone := map[string]any{"channel": made.Channel, "event": "END", "content_state": map[string]any{}}
 	if rest(t, app, http.MethodPost, channels+":broadcast", gone, http.StatusBadRequest, &refused); !strings.Contains(refused.Message, "ChannelNotRegistered") {
 		t.Errorf("a broadcast to a channel that is gone: %q", refused.Message)

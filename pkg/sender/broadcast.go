@@ -12,8 +12,9 @@ const maxCalls = 64
 
 // Broadcaster is a vendor with channels that phones subscribe to: what is sent to one reaches all of them with one request.
 type Broadcaster interface {
-	// Broadcast makes one of the calls about channels that a Check can hold, and returns the channels that the vendor answers.
-	Broadcast(ctx context.Context, credential Credential, call *senderv1.Check) (channels []string, r Result)
+	// Broadcast makes one of the calls about channels that a Check can hold, and returns the channels that the vendor answers. A call
+	// that the vendor would refuse for one of its fields is not made: the error is a FieldError.
+	Broadcast(ctx context.Context, credential Credential, call *senderv1.Check) (channels []string, r Result, err error)
 }
 
 // broadcast makes a call about broadcast channels; again, once, with a fresh credential if the vendor refuses the one at hand.
@@ -36,11 +37,15 @@ func (s *Sender) broadcast(ctx context.Context, call *senderv1.Check) *senderv1.
 		s.log.WarnContext(ctx, "no credential for now", "app", call.GetApp(), "error", err)
 		return &senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_GIVEN_UP, Code: "no credential for now"}
 	}
-	channels, r := vendor.Broadcast(ctx, h.credential, call)
+	channels, r, err := vendor.Broadcast(ctx, h.credential, call)
+	var field *FieldError
+	if errors.As(err, &field) {
+		return &senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_REJECTED, Field: field.Field, Code: field.Problem}
+	}
 	s.metrics.results[r.Outcome].Inc()
 	if r.Outcome == CredentialBad {
 		if fresh := s.credentials.renew(ctx, call.GetApp(), h); fresh != nil {
-			channels, r = vendor.Broadcast(ctx, fresh.credential, call)
+			channels, r, _ = vendor.Broadcast(ctx, fresh.credential, call) // its fields are good
 			s.metrics.results[r.Outcome].Inc()
 		}
 	}

@@ -75,8 +75,11 @@ func (v *vendor) Send(ctx context.Context, c sender.Credential, m *sender.Messag
 	return v.send(ctx, c.(key).text, m)
 }
 
-func (v *vendor) Broadcast(_ context.Context, c sender.Credential, _ *senderv1.Check) ([]string, sender.Result) {
-	return []string{"channel"}, v.send(context.Background(), c.(key).text, &sender.Message{Targets: []sender.Target{{Token: "channel"}}})[0]
+func (v *vendor) Broadcast(_ context.Context, c sender.Credential, call *senderv1.Check) ([]string, sender.Result, error) {
+	if call.GetBroadcast() != nil {
+		return nil, sender.Result{}, &sender.FieldError{Field: "content_state", Problem: "too long"}
+	}
+	return []string{"channel"}, v.send(context.Background(), c.(key).text, &sender.Message{Targets: []sender.Target{{Token: "channel"}}})[0], nil
 }
 
 func (*vendor) Receipts(_ sender.Credential, r *http.Request, body []byte) ([]sender.Receipt, []byte, error) {

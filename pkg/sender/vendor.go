@@ -162,7 +162,7 @@ const (
 	ReceiptDropped
 )
 
-// FieldError is a credential field that is wrong.
+// FieldError is a field of a credential, or of a call, that is wrong.
 type FieldError struct {
 	Field, Problem string
 }

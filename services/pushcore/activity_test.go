@@ -36,6 +36,7 @@ func TestBroadcastsAreMadeByTheSenderAndItsAnswerIsTold(t *testing.T) {
 	}{
 		{&senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_ACCEPTED, VendorId: "id"}, codes.OK, ""},
 		{&senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_REJECTED, Code: "400 ChannelNotRegistered"}, codes.FailedPrecondition, "VENDOR_REFUSED"},
+		{&senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_REJECTED, Field: "content_state", Code: "too long"}, codes.InvalidArgument, "INVALID_FIELD"},
 		{&senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_CREDENTIAL_BAD, Code: "403"}, codes.FailedPrecondition, "CREDENTIAL_REFUSED"},
 		{&senderv1.Checked{Outcome: senderv1.Outcome_OUTCOME_GIVEN_UP, Code: "503"}, codes.Unavailable, "VENDOR_UNAVAILABLE"},
 		{&senderv1.Checked{Error: "the app has no candidate"}, codes.FailedPrecondition, "NO_SENDER"},
@@ -56,7 +57,7 @@ func TestBroadcastsAreMadeByTheSenderAndItsAnswerIsTold(t *testing.T) {
 		if err := <-done; answered.code == codes.OK && err != nil {
 			t.Error(err)
 		} else if answered.code != codes.OK {
-			wantError(t, err, answered.code, answered.reason, "")
+			wantError(t, err, answered.code, answered.reason, answered.answer.GetField())
 		}
 	}
 	made := make(chan *pushv1.CreateActivityChannelResponse, 1)

@@ -55,7 +55,10 @@ var (
 // New returns the vendor.
 func New(c *Config) (*Vendor, error) {
 	roots, err := sender.Roots(c.CA)
-	return &Vendor{config: c, roots: roots}, err
+	if err != nil {
+		return nil, err
+	}
+	return &Vendor{config: c, roots: roots}, nil
 }
 
 // Channel returns "apns".

@@ -38,10 +38,12 @@ type call struct {
 
 // Broadcast makes one call about broadcast channels (Apple, "Sending channel management requests to APNs" and "Sending broadcast
 // push notification requests to APNs").
-func (v *Vendor) Broadcast(ctx context.Context, c sender.Credential, asked *senderv1.Check) (channels []string, r sender.Result) {
+func (v *Vendor) Broadcast(ctx context.Context, c sender.Credential, asked *senderv1.Check) (
+	channels []string, r sender.Result, err error,
+) {
 	credential := c.(*credential)
 	if credential.token == nil {
-		return nil, sender.Result{Outcome: sender.Rejected, Code: "broadcasts need a key; the app has a certificate"}
+		return nil, sender.Result{Outcome: sender.Rejected, Code: "broadcasts need a key; the app has a certificate"}, nil
 	}
 	var one call
 	switch asked := asked.GetCall().(type) {
@@ -103,31 +105,29 @@ func broadcast(b *pushv1.BroadcastActivityRequest, now time.Time) call {
 	}
 }
 
-func (v *Vendor) ask(ctx context.Context, c *credential, one call) (channels []string, r sender.Result) {
-	hosts := map[bool][2]string{false: {v.config.Production, v.config.Sandbox}, true: {v.config.Manage, v.config.ManageSandbox}}[one.manage]
-	address, path := hosts[0], "/4/broadcasts/apps/"
+func (v *Vendor) ask(ctx context.Context, c *credential, one call) (channels []string, r sender.Result, err error) {
+	hosts, path := [2]string{v.config.Production, v.config.Sandbox}, "/4/broadcasts/apps/"
+	if one.manage {
+		hosts, path = [2]string{v.config.Manage, v.config.ManageSandbox}, "/1/apps/"
+	}
+	address := hosts[0]
 	if one.sandbox {
 		address = hosts[1]
 	}
-	if one.manage {
-		path = "/1/apps/"
-	}
 	var body []byte
 	if one.body != nil {
-		var err error
 		if body, err = json.Marshal(one.body); err != nil {
-			return nil, sender.Result{Outcome: sender.Rejected, Code: "content_state: " + err.Error()}
+			return nil, r, &sender.FieldError{Field: "content_state", Problem: err.Error()}
 		}
 	}
 	if len(body) > maxBroadcast {
-		return nil, sender.Result{
-			Outcome: sender.Rejected, Code: fmt.Sprintf("the payload has %d bytes, more than the %d that Apple takes", len(body), maxBroadcast),
-		}
+		problem := fmt.Sprintf("makes a payload of %d bytes with the alert; Apple takes %d", len(body), maxBroadcast)
+		return nil, r, &sender.FieldError{Field: "content_state", Problem: problem}
 	}
 	headers := append([]string{"authorization", "bearer " + c.token.GenerateIfExpired(), requestHeader, uuid.NewString()}, one.headers...)
 	a, err := sender.Do(ctx, c.client, one.method, address+path+c.topic+one.path, body, headers...)
 	if err != nil {
-		return nil, sender.ResultOf(err)
+		return nil, sender.ResultOf(err), nil
 	}
 	var answer struct {
 		Reason   string
@@ -138,5 +138,5 @@ func (v *Vendor) ask(ctx context.Context, c *credential, one call) (channels []s
 		answer.Channels = []string{made}
 	}
 	response := &apns2.Response{StatusCode: a.Status, Reason: answer.Reason, ApnsID: a.Header.Get(requestHeader)}
-	return answer.Channels, c.result(response)
+	return answer.Channels, c.result(response), nil
 }

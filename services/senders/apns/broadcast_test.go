@@ -2,8 +2,10 @@ package apns_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,11 +52,11 @@ func TestChannelsAreManagedAsAppleDocuments(t *testing.T) {
 			a.mu.Lock()
 			a.status, a.body = test.status, test.body
 			a.mu.Unlock()
-			channels, r := v.Broadcast(t.Context(), c, test.call)
+			channels, r, err := v.Broadcast(t.Context(), c, test.call)
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			if r.Outcome != sender.Accepted || len(channels) != test.channels {
-				t.Errorf("the answer is %v, %+v", channels, r)
+			if err != nil || r.Outcome != sender.Accepted || len(channels) != test.channels {
+				t.Errorf("the answer is %v, %+v, %v", channels, r, err)
 			}
 			if a.request.Method != test.method || a.request.URL.Path != test.path || string(a.payload) != test.want {
 				t.Errorf("asked %s %s %s", a.request.Method, a.request.URL.Path, a.payload)
@@ -77,9 +79,10 @@ func TestBroadcastsAreWhatAppleDocuments(t *testing.T) {
 		StaleAt:      &timestamppb.Timestamp{Seconds: 1732330000}, DismissAt: &timestamppb.Timestamp{Seconds: 1732340000},
 		Ttl: durationpb.New(time.Hour), LowPriority: true,
 	}
-	_, r := v.Broadcast(t.Context(), c, &senderv1.Check{Call: &senderv1.Check_Broadcast{Broadcast: b}})
-	if r.Outcome != sender.Accepted {
-		t.Fatalf("the answer is %+v", r)
+	call := &senderv1.Check{Call: &senderv1.Check_Broadcast{Broadcast: b}}
+	_, r, err := v.Broadcast(t.Context(), c, call)
+	if err != nil || r.Outcome != sender.Accepted {
+		t.Fatalf("the answer is %+v, %v", r, err)
 	}
 	header := a.request.Header
 	expires, err := strconv.ParseInt(header.Get("apns-expiration"), 10, 64)
@@ -109,15 +112,20 @@ func TestBroadcastsAreWhatAppleDocuments(t *testing.T) {
 		t.Errorf("the payload is %s, not %s", text, want)
 	}
 	b.Ttl, b.Alert, b.Event = nil, nil, pushv1.BroadcastActivityRequest_UPDATE
-	if _, r = v.Broadcast(t.Context(), c, &senderv1.Check{Call: &senderv1.Check_Broadcast{Broadcast: b}}); r.Outcome != sender.Accepted ||
+	if _, r, err = v.Broadcast(t.Context(), c, call); err != nil || r.Outcome != sender.Accepted ||
 		a.request.Header.Get("apns-expiration") != "0" {
 		t.Errorf("without a ttl: %+v, %v", r, a.request.Header)
 	}
 	a.mu.Lock()
 	a.status, a.body = http.StatusBadRequest, `{"reason":"ChannelNotRegistered"}`
 	a.mu.Unlock()
-	if _, r = v.Broadcast(t.Context(), c, &senderv1.Check{Call: &senderv1.Check_Broadcast{Broadcast: b}}); r.Outcome != sender.Rejected ||
+	if _, r, err = v.Broadcast(t.Context(), c, call); err != nil || r.Outcome != sender.Rejected ||
 		r.Code != "400 ChannelNotRegistered" {
 		t.Errorf("for an unknown channel: %+v", r)
+	}
+	b.ContentState.Fields["text"] = structpb.NewStringValue(strings.Repeat("x", 5120))
+	var field *sender.FieldError
+	if _, _, err = v.Broadcast(t.Context(), c, call); !errors.As(err, &field) || field.Field != "content_state" {
+		t.Errorf("for a payload that is too long: %v", err)
 	}
 }

@@ -1031,7 +1031,7 @@ type Checked struct {
 	Note string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
 	// What a call came to: ACCEPTED, REJECTED, CREDENTIAL_BAD, or GIVEN_UP if it may work later. UNSPECIFIED: there was none.
 	Outcome Outcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=halley.sender.v1.Outcome" json:"outcome,omitempty"`
-	// The vendor's own code and text, for a call.
+	// For a call, the vendor's own code and text; with a field, what is wrong with it.
 	Code string `protobuf:"bytes,6,opt,name=code,proto3" json:"code,omitempty"`
 	// The channels that there are, or the one that was made.
 	Channels []string `protobuf:"bytes,7,rep,name=channels,proto3" json:"channels,omitempty"`

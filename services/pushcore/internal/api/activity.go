@@ -125,6 +125,9 @@ func vendorFault(answer *senderv1.Checked) error {
 			Message: "the app's credential for apns is missing or refused: " + answer.GetCode(),
 		}
 	default:
-		return &fault.Error{Code: codes.FailedPrecondition, Reason: "VENDOR_REFUSED", Message: "Apple refuses it: " + answer.GetCode()}
+		if answer.GetField() != "" {
+			return fault.Invalid(answer.GetField(), "%s", answer.GetCode())
+		}
+		return &fault.Error{Code: codes.FailedPrecondition, Reason: "VENDOR_REFUSED", Message: "it is refused: " + answer.GetCode()}
 	}
 }
