@@ -20,6 +20,10 @@ const (
 	// directFor is how long after a direct message broadcasts give way to the threads that bring the next one. Where many gateways
 	// share a processor that costs caches, so it is not done for nobody.
 	directFor = time.Second
+	// maxGiven is how much of each window a loop gives away: beside a thread that never rests, such as a collection of garbage, each
+	// time takes until the kernel's next tick.
+	window   = 50 * time.Millisecond
+	maxGiven = window * 2 / 3
 )
 
 // Target is one delivery of a direct hand-over. Message is nil if its app is not known here, and so has no sessions.
@@ -160,6 +164,32 @@ func (j *job) run(l *Loop) {
 		}
 	}
 	l.jobs = append(l.jobs, j)
+}
+
+// giveWay lets other threads have the processor, if direct messages come.
+func (l *Loop) giveWay() {
+	begun := time.Now()
+	if begun.Sub(l.set.begun)-time.Duration(l.set.directAt.Load()) > directFor {
+		return
+	}
+	if l.yielding.may(begun) {
+		yield()
+		l.yielding.given += time.Since(begun)
+	}
+}
+
+// yielding is how much of a window was given away.
+type yielding struct {
+	begun time.Time
+	given time.Duration
+}
+
+// may says whether there is some of the window at a time left to be given away.
+func (y *yielding) may(now time.Time) bool {
+	if now.Sub(y.begun) >= window {
+		*y = yielding{begun: now}
+	}
+	return y.given < maxGiven
 }
 
 // runJobs hands over one piece of the broadcasts, those of all in turn.

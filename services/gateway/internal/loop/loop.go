@@ -43,6 +43,7 @@ type Loop struct {
 	memory                memory
 	jobs                  []*job
 	sweeps                []*sweep
+	yielding              yielding
 	pool                  session.Pool
 	out                   session.Output
 	ending                session.Output
@@ -106,9 +107,7 @@ func (l *Loop) run() {
 		timeout := wheelTick
 		if len(l.jobs) > 0 {
 			timeout = 0
-			if l.clock.Since-time.Duration(l.set.directAt.Load()) < directFor {
-				giveWay()
-			}
+			l.giveWay()
 		}
 		var err error
 		if events, err = l.poll.wait(events[:0], timeout); err != nil {

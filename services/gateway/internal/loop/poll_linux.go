@@ -110,9 +110,9 @@ func (p *poller) wait(out []ready, timeout time.Duration) ([]ready, error) {
 	return out, nil
 }
 
-// giveWay lets other threads that wait for the processor have it. A kernel that does not preempt would have them wait for its next
+// yield lets other threads that wait for the processor have it. A kernel that does not preempt would have them wait for its next
 // tick, 4 ms at 250 Hz.
-func giveWay() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+func yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // wake ends a wait that is under way, or the next one.
 func (p *poller) wake() {

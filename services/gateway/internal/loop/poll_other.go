@@ -40,7 +40,7 @@ func (p *poller) wait(out []ready, timeout time.Duration) ([]ready, error) {
 	return out, nil
 }
 
-func giveWay() { runtime.Gosched() }
+func yield() { runtime.Gosched() }
 
 func (p *poller) wake() {
 	select {
