@@ -20,7 +20,6 @@ func TestLiveActivities(t *testing.T) {
 	address := vendors.URLs["apns"]
 	sender := cluster.StartSender(t, "apns", "production: "+address+"\nmanage: "+address+"\nca: "+vendors.CA+"\n")
 	app := cluster.CreateApp(t, "matches")
-	vendors.Text(t, http.MethodPost, "/v1/apns/apps", map[string]any{"app": app.ID, "bundle_id": "com.example.matches", "broadcast": true})
 	vendors.SetChannel(t, app, "apns", sender)
 
 	channels := "/v1/apps/" + app.ID + "/activityChannels"

@@ -19,15 +19,24 @@ func listener(t *testing.T) net.Listener {
 	return l
 }
 
+// nobody returns an address at which nobody listens, and nobody can until the test ends: a connection comes from there.
+func nobody(t *testing.T) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", listener(t).Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn.LocalAddr().String()
+}
+
 func TestAddressesOfAPushcore(t *testing.T) {
 	t.Parallel()
 	core := pushcoretest.Start(t)
 	c := configOf(t, core.Site)
-	gone := listener(t)
 	c.HTTP, c.Telemetry.Listen = core.HTTP, core.Admin
 	want(t, examine(t, c), "addresses", doctor.OK, "a pushcore listens at "+core.HTTP)
-	_ = gone.Close() // now nothing listens there
-	c.HTTP = gone.Addr().String()
+	c.HTTP = nobody(t)
 	found := examine(t, c)
 	want(t, found, "addresses", doctor.Failed, "nothing listens at "+c.HTTP)
 	want(t, found, "addresses", doctor.Failed, "HALLEY_HTTP")
@@ -36,11 +45,9 @@ func TestAddressesOfAPushcore(t *testing.T) {
 func TestAddressesForAPushcore(t *testing.T) {
 	t.Parallel()
 	c := configOf(t, pushcoretest.NewSite(t))
-	gone, other := listener(t), listener(t)
-	_ = gone.Close() // now it is free
-	c.Telemetry.Listen = gone.Addr().String()
+	c.Telemetry.Listen = nobody(t)
 	want(t, examine(t, c), "addresses", doctor.OK, "free for one: "+c.Telemetry.Listen)
-	c.GRPC = other.Addr().String()
+	c.GRPC = listener(t).Addr().String()
 	found := examine(t, c)
 	want(t, found, "addresses", doctor.Failed, c.GRPC+" is taken")
 	want(t, found, "addresses", doctor.Failed, "HALLEY_GRPC")

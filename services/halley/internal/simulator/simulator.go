@@ -39,7 +39,7 @@ const appPackage = "com.example.app"
 func consoles() map[string]console {
 	return map[string]console{
 		channel.APNs: {
-			own:   "bundle_id",
+			app: map[string]any{"broadcast": true}, own: "bundle_id",
 			given: map[string]string{"bundle_id": "bundle_id", "key": "key", "key_id": "key_id", "team_id": "team_id"},
 		},
 		channel.FCM:     {given: map[string]string{"service_account": "service_account"}},
