@@ -2,6 +2,7 @@
 # Has every service check the configuration that a rendered chart has for it: unknown keys and wrong values are found here.
 # usage: tools/chart-config.sh rendered.yaml…; the services' programs are on PATH.
 set -euo pipefail
+for name in ${!HALLEY_@}; do unset "$name"; done # the shell's own settings are not the chart's
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
 mkdir "$files"/{secrets,nats,database}

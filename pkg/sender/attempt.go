@@ -137,6 +137,7 @@ func (s *Sender) plan(ctx context.Context, job *senderv1.Job, out *settled) (*he
 // send makes one request and sorts its targets by what became of them.
 func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held, r request, out *settled) {
 	now, expires := time.Now(), job.GetExpiresAt().AsTime()
+	h = s.credentials.latest(job.GetApp(), h)
 	if !h.account.admit(ctx) {
 		s.metrics.parked.WithLabelValues("rate").Inc()
 		out.later(r.targets, now.Add(jitter(maxRateWait)), false)
@@ -161,7 +162,7 @@ func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held
 		out.later(r.targets, now.Add(jitter(s.config.BreakerFor)), false)
 		return
 	}
-	results := s.call(ctx, job, h, r)
+	results, used := s.call(ctx, job, h, r)
 	failed, refused := true, 0
 	for _, result := range results {
 		failed = failed && result.Outcome == Retry && result.After == 0
@@ -176,25 +177,25 @@ func (s *Sender) send(ctx context.Context, job *senderv1.Job, t *tenant, h *held
 		done(nil)
 	}
 	for i, result := range results {
-		s.sort(job, h.account, r.targets[i:i+1], result, expires, out)
+		s.sort(job, used.account, r.targets[i:i+1], result, expires, out)
 	}
 }
 
 var errFailed = errors.New("the request failed")
 
-// call asks the vendor; again, once, with a fresh credential if it says that this one is bad.
-func (s *Sender) call(ctx context.Context, job *senderv1.Job, h *held, r request) []Result {
+// call asks the vendor; again, once, with a fresh credential if it says that this one is bad. It returns the one that was used, too.
+func (s *Sender) call(ctx context.Context, job *senderv1.Job, h *held, r request) ([]Result, *held) {
 	ctx, span := s.span(ctx, job, len(r.targets))
 	defer span.End()
 	results := s.callOnce(ctx, h, r)
 	if results[0].Outcome != CredentialBad {
-		return results
+		return results, h
 	}
 	fresh := s.credentials.renew(ctx, job.GetApp(), h)
 	if fresh == nil {
-		return results
+		return results, h
 	}
-	return s.callOnce(ctx, fresh, r)
+	return s.callOnce(ctx, fresh, r), fresh
 }
 
 func (s *Sender) callOnce(ctx context.Context, h *held, r request) []Result {

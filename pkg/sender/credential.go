@@ -102,6 +102,17 @@ func (c *credentialCache) get(ctx context.Context, app uint32) (*held, error) {
 	return loaded.(*held), nil
 }
 
+// latest returns the credential that was cached since, or the one at hand: a job that began with one that was changed meanwhile does
+// not ask the vendor with it, target by target.
+func (c *credentialCache) latest(app uint32, h *held) *held {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.byApp[app]; now != nil {
+		return now
+	}
+	return h
+}
+
 func (c *credentialCache) load(ctx context.Context, app uint32, candidate bool) (*held, error) {
 	answer, err := c.rpc.GetCredential(ctx, &senderv1.GetCredentialRequest{
 		App: app, Channel: c.vendor.Channel(), Candidate: candidate,
