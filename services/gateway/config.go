@@ -63,6 +63,8 @@ type Config struct {
 	CPUWatermark       float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
 
 	ReopenRate      int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
+	Revision        string        `yaml:"revision" env:"REVISION" doc:"what sets apart the gateways of one rollout from those that they replace, such as the hash of a pod's template; empty: a stopping gateway waits for no rollout"`
+	RolloutWait     time.Duration `yaml:"rollout_wait" env:"ROLLOUT_WAIT" default:"5m" doc:"how long at most a stopping gateway of a rollout keeps its devices until all that are replaced with it stop, too, so that each device moves only once"`
 	DrainWait       time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
 	DrainRate       int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away"`
 	DrainDeadline   time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"when a stopping gateway closes what is left"`
@@ -117,6 +119,8 @@ func (c *Config) Validate() error {
 		return errors.New("max_back_off must be at least 1s, flap_ban not negative")
 	case c.MemoryWatermark < 0 || c.MemoryWatermark > 1 || c.CPUWatermark < 0 || c.CPUWatermark > 1:
 		return errors.New("memory_watermark and cpu_watermark must be between 0 and 1")
+	case c.RolloutWait < 0 || c.DrainWait < 0:
+		return errors.New("rollout_wait and drain_wait must not be negative")
 	case c.MaxLifetime != 0 && c.MaxLifetime < time.Second:
 		return errors.New("max_lifetime must be at least 1s, or 0")
 	case c.Loops < 0:

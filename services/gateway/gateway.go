@@ -203,7 +203,7 @@ func (g *Gateway) build() error {
 	g.pressure = pressure.New(pressure.Limits{Memory: c.MemoryWatermark, CPU: c.CPUWatermark, Processors: processors}, metrics)
 	g.door = door.New(rpc, g.log,
 		func(t loop.Ticket, a loop.Admission) { g.set.Admitted(t, a) }, func(app uint32) { g.bus.Follow(app) })
-	g.core = core.New(rpc, g.door, pod, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
+	g.core = core.New(rpc, g.door, pod, c.Revision, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)
 	g.receipts = receipt.New(directJS, audienceJS, receipt.NewMetrics(metrics), g.log)
 	n := c.Loops
 	if n == 0 {
@@ -449,6 +449,7 @@ func (g *Gateway) newIncarnation() {
 // drain sends every device away, at a pace, and says good-bye to pushcore.
 func (g *Gateway) drain(ctx context.Context) {
 	g.health.Drain()
+	g.awaitRollout(ctx)
 	wait(ctx, g.config.DrainWait, nil)
 	g.set.StopAccepting()
 	drained := make(chan struct{})
@@ -464,6 +465,18 @@ func (g *Gateway) drain(ctx context.Context) {
 	if err := g.core.End(end); err != nil {
 		g.log.WarnContext(ctx, "the lease runs out by itself", "error", err)
 	}
+}
+
+// awaitRollout keeps the devices while they could come to another gateway that the same rollout replaces soon: it would send them
+// away again.
+func (g *Gateway) awaitRollout(ctx context.Context) {
+	last := g.core.Drain()
+	if g.config.Revision == "" {
+		return
+	}
+	begun := time.Now()
+	wait(ctx, g.config.RolloutWait, last)
+	g.log.InfoContext(ctx, "sends its devices away", "waited_for_rollout", time.Since(begun))
 }
 
 // wait waits for a time, or until a channel is closed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -227,6 +228,45 @@ func TestAStoppingGatewaySendsItsDevicesAway(t *testing.T) {
 		site.Core.Saw.Closes.AwaitOne(t, "the close", func(c *gatewayv1.Close) bool { return c.GetOrdinal() == p.Ordinal })
 	}
 	site.Core.Saw.Leases.AwaitOne(t, "the end of the lease", (*gatewayv1.RenewLeaseRequest).GetEnding)
+}
+
+func TestAGatewayOfARolloutKeepsItsDevicesUntilTheLastOneThatIsReplacedStops(t *testing.T) {
+	t.Parallel()
+	for name, wait := range map[string]time.Duration{"told": time.Hour, "out of patience": 100 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.Revision, c.RolloutWait = "old", wait }})
+			var others atomic.Uint32
+			others.Store(2)
+			site.Core.Script(func(script *gatewaytest.Script) {
+				script.Lease = func(r *gatewayv1.RenewLeaseRequest) (*gatewayv1.RenewLeaseResponse, error) {
+					answer := site.Core.AnswerLease(r)
+					answer.Behind = others.Load()
+					return answer, nil
+				}
+			})
+			phone := site.Core.NewDevice(t)
+			wire := site.Online(t, phone)
+			stopped := make(chan error, 1)
+			go func() { stopped <- site.Stop() }()
+			isDraining := func(r *gatewayv1.RenewLeaseRequest) bool { return r.GetDraining() && r.GetRevision() == "old" }
+			site.Core.Saw.Leases.AwaitOne(t, "that it drains", isDraining)
+			if wait == time.Hour {
+				push := gatewaytest.NewPush("meanwhile")
+				wantDelivered(t, site, phone, taken, push)
+				wire.Ack(t, wire.NextPush(t, push))
+				late := site.Online(t, site.Core.NewDevice(t)) // the balancer has not noticed yet
+				others.Store(0)
+				late.WantDisconnect(t, 0x8B)
+				late.Close()
+			}
+			wire.WantDisconnect(t, 0x8B)
+			wire.Close()
+			if err := next(t, "the stop", stopped); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func TestADeadlineEndsADrain(t *testing.T) {

@@ -375,7 +375,11 @@ type RenewLeaseRequest struct {
 	// How many sessions it holds, for people.
 	Sessions uint32 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// The gateway stops and has closed its sessions: end the incarnation now, so that nobody waits for its answers.
-	Ending        bool `protobuf:"varint,5,opt,name=ending,proto3" json:"ending,omitempty"`
+	Ending bool `protobuf:"varint,5,opt,name=ending,proto3" json:"ending,omitempty"`
+	// What sets apart the gateways of one rollout from those that they replace, such as the hash of a pod's template; empty: not known.
+	Revision string `protobuf:"bytes,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The gateway stops: it sends its devices away as soon as they would not come to one that stops soon, too.
+	Draining      bool `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -445,6 +449,20 @@ func (x *RenewLeaseRequest) GetEnding() bool {
 	return false
 }
 
+func (x *RenewLeaseRequest) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *RenewLeaseRequest) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 type RenewLeaseResponse struct {
 	state  protoimpl.MessageState    `protogen:"open.v1"`
 	Status RenewLeaseResponse_Status `protobuf:"varint,1,opt,name=status,proto3,enum=halley.gateway.v1.RenewLeaseResponse_Status" json:"status,omitempty"`
@@ -452,8 +470,11 @@ type RenewLeaseResponse struct {
 	Lease *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
 	// Changes when PostgreSQL was restored, failed over or restarted: then gateways open their sessions again.
 	DatabaseIdentity string `protobuf:"bytes,3,opt,name=database_identity,json=databaseIdentity,proto3" json:"database_identity,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// To a gateway that drains while gateways of another revision take devices: how many of its own revision take some still. Those will
+	// drain, too, and a device that goes to one of them has to move twice.
+	Behind        uint32 `protobuf:"varint,4,opt,name=behind,proto3" json:"behind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewLeaseResponse) Reset() {
@@ -505,6 +526,13 @@ func (x *RenewLeaseResponse) GetDatabaseIdentity() string {
 		return x.DatabaseIdentity
 	}
 	return ""
+}
+
+func (x *RenewLeaseResponse) GetBehind() uint32 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
 }
 
 type GetAppRequest struct {
@@ -2249,17 +2277,20 @@ const file_halley_gateway_v1_gateway_proto_rawDesc = "" +
 	"\x1fhalley/gateway/v1/gateway.proto\x12\x11halley.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dhalley/device/v1/device.proto\"?\n" +
 	"\vIncarnation\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\rR\x06number\"\xe5\x01\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\"\x9d\x02\n" +
 	"\x11RenewLeaseRequest\x12@\n" +
 	"\vincarnation\x18\x01 \x01(\v2\x1e.halley.gateway.v1.IncarnationR\vincarnation\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12H\n" +
 	"\x13nats_round_trip_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x10natsRoundTripAge\x12\x1a\n" +
 	"\bsessions\x18\x04 \x01(\rR\bsessions\x12\x16\n" +
-	"\x06ending\x18\x05 \x01(\bR\x06ending\"\xfe\x01\n" +
+	"\x06ending\x18\x05 \x01(\bR\x06ending\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\tR\brevision\x12\x1a\n" +
+	"\bdraining\x18\a \x01(\bR\bdraining\"\x96\x02\n" +
 	"\x12RenewLeaseResponse\x12D\n" +
 	"\x06status\x18\x01 \x01(\x0e2,.halley.gateway.v1.RenewLeaseResponse.StatusR\x06status\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12+\n" +
-	"\x11database_identity\x18\x03 \x01(\tR\x10databaseIdentity\"D\n" +
+	"\x11database_identity\x18\x03 \x01(\tR\x10databaseIdentity\x12\x16\n" +
+	"\x06behind\x18\x04 \x01(\rR\x06behind\"D\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04LIVE\x10\x01\x12\n" +

@@ -49,6 +49,7 @@ type Client struct {
 	metrics    *Metrics
 	log        *slog.Logger
 	pod        string
+	revision   string
 	reopenRate int
 	calls      *calls
 
@@ -63,7 +64,9 @@ type Client struct {
 	pulls       []pull                 // guarded by mu
 	closes      []loop.Close           // guarded by mu
 	work        chan struct{}          // has room for one: there may be something to send
-	renewNow    chan struct{}          // has room for one: the lease is over, as a batch was told
+	renewNow    chan struct{}          // has room for one: the lease is over, as a batch was told, or a drain begins
+	draining    bool                   // guarded by mu
+	last        chan struct{}          // closed once this gateway drains and none that a rollout replaces takes devices
 }
 
 // opening is a session that is to be opened, or is being opened.
@@ -85,15 +88,16 @@ type pull struct {
 
 // New returns a client of pushcore. reopenRate is how many sessions a second are opened again after a lapse.
 func New(
-	rpc gatewayv1.GatewayServiceClient, apps Apps, pod string, reopenRate int, metrics *Metrics, log *slog.Logger,
+	rpc gatewayv1.GatewayServiceClient, apps Apps, pod, revision string, reopenRate int, metrics *Metrics, log *slog.Logger,
 ) *Client {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
 	return &Client{
-		rpc: rpc, apps: apps, pod: pod, reopenRate: reopenRate, metrics: metrics, log: log, calls: newCalls(rpc, metrics, log),
+		rpc: rpc, apps: apps, pod: pod, revision: revision, reopenRate: reopenRate, metrics: metrics, log: log, calls: newCalls(rpc, metrics, log),
 		incarnation: &gatewayv1.Incarnation{Gateway: hex.EncodeToString(id[:]), Number: 1},
 		repair:      repair{open: map[int]int{}},
 		opens:       map[uint64]*opening{}, work: make(chan struct{}, 1), renewNow: make(chan struct{}, 1),
+		last: make(chan struct{}),
 	}
 }
 

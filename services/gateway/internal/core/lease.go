@@ -46,9 +46,12 @@ func (c *Client) renew(
 ) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewWithin)
 	defer cancel()
-	incarnation := c.Incarnation()
+	c.mu.Lock()
+	incarnation, draining := c.incarnation, c.draining
+	c.mu.Unlock()
 	response, err := c.rpc.RenewLease(ctx, &gatewayv1.RenewLeaseRequest{
 		Incarnation: incarnation, Pod: c.pod, NatsRoundTripAge: durationpb.New(natsAge), Sessions: uint32(c.metrics.sessions()),
+		Revision: c.revision, Draining: draining,
 	})
 	if err != nil {
 		return 0, err
@@ -59,6 +62,9 @@ func (c *Client) renew(
 		c.lapse(incarnation, answers, onIncarnation)
 	case gatewayv1.RenewLeaseResponse_LIVE:
 		c.renewed(response.GetDatabaseIdentity(), answers)
+		if draining {
+			c.noteBehind(response.GetBehind())
+		}
 		return response.GetLease().AsDuration(), nil
 	}
 	return 0, nil
@@ -72,9 +78,35 @@ func (c *Client) lost(over *gatewayv1.Incarnation) {
 		return // noticed before
 	}
 	c.live = false
+	c.renewSoon()
+}
+
+func (c *Client) renewSoon() {
 	select {
 	case c.renewNow <- struct{}{}:
 	default:
+	}
+}
+
+// Drain tells pushcore that this gateway is to stop. The channel that it returns is closed once no gateway that the same rollout
+// replaces takes devices any more: those that are sent away now need not move again. That is at once if there is no rollout.
+func (c *Client) Drain() (last <-chan struct{}) {
+	c.mu.Lock()
+	c.draining = true
+	c.mu.Unlock()
+	c.renewSoon()
+	return c.last
+}
+
+// noteBehind notes how many gateways are to drain after this one, as a renewal said. Only the loop that renews calls it.
+func (c *Client) noteBehind(behind uint32) {
+	select {
+	case <-c.last:
+		return
+	default:
+	}
+	if behind == 0 {
+		close(c.last)
 	}
 }
 

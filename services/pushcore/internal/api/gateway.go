@@ -79,16 +79,22 @@ func (g *Gateways) RenewLease(
 			Status: gatewayv1.RenewLeaseResponse_NO_PROOF, Lease: durationpb.New(route.Lease),
 		}, nil
 	}
-	identity, err := g.leases.Renew(ctx, by, r.GetPod(), r.GetSessions())
+	identity, err := g.leases.Renew(ctx, by, r)
 	if errors.Is(err, route.ErrLapsed) {
 		return &gatewayv1.RenewLeaseResponse{Status: gatewayv1.RenewLeaseResponse_LAPSED}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &gatewayv1.RenewLeaseResponse{
+	response := &gatewayv1.RenewLeaseResponse{
 		Status: gatewayv1.RenewLeaseResponse_LIVE, Lease: durationpb.New(route.Lease), DatabaseIdentity: identity,
-	}, nil
+	}
+	if r.GetDraining() && r.GetRevision() != "" {
+		if response.Behind, err = g.leases.Behind(ctx, r.GetRevision()); err != nil {
+			return nil, err
+		}
+	}
+	return response, nil
 }
 
 // GetApp returns an app's number, device keys and settings.

@@ -52,7 +52,7 @@ func NewLeases(pool *pgxpool.Pool) *Leases { return &Leases{pool: pool, away: ti
 
 // Renew extends an incarnation's lease from now on, or begins it. It returns the identity of the PostgreSQL cluster;
 // ErrLapsed if the incarnation is over. A second incarnation of a gateway ends its earlier ones.
-func (l *Leases) Renew(ctx context.Context, i Incarnation, pod string, sessions uint32) (identity string, err error) {
+func (l *Leases) Renew(ctx context.Context, i Incarnation, r *gatewayv1.RenewLeaseRequest) (identity string, err error) {
 	identity, uptime, err := storage.Identity(ctx, l.pool)
 	if err != nil {
 		l.note(err)
@@ -62,11 +62,11 @@ func (l *Leases) Renew(ctx context.Context, i Incarnation, pod string, sessions 
 	var lapsed bool
 	err = l.pool.QueryRow(ctx, `
 		WITH earlier AS (UPDATE gateway SET lapsed = true WHERE gateway = $1 AND incarnation < $2 AND NOT lapsed)
-		INSERT INTO gateway (gateway, incarnation, pod, sessions, lease_until) VALUES ($1, $2, $3, $4, now() + $5)
+		INSERT INTO gateway (gateway, incarnation, pod, sessions, revision, draining, lease_until) VALUES ($1, $2, $3, $4, $5, $6, now() + $7)
 		ON CONFLICT (gateway, incarnation) DO UPDATE SET
-			sessions = excluded.sessions,
+			sessions = excluded.sessions, revision = excluded.revision, draining = excluded.draining,
 			lease_until = CASE WHEN gateway.lapsed THEN gateway.lease_until ELSE excluded.lease_until END
-		RETURNING lapsed`, i.Gateway, int32(i.Number), pod, int32(sessions), Lease).Scan(&lapsed)
+		RETURNING lapsed`, i.Gateway, int32(i.Number), r.GetPod(), int32(r.GetSessions()), r.GetRevision(), r.GetDraining(), Lease).Scan(&lapsed)
 	if err != nil {
 		l.note(err)
 		return "", fmt.Errorf("renew lease: %w", err)
@@ -75,6 +75,19 @@ func (l *Leases) Renew(ctx context.Context, i Incarnation, pod string, sessions 
 		return "", ErrLapsed
 	}
 	return identity, nil
+}
+
+// Behind returns how many gateways of a revision take devices while some of another one do, too: what a rollout has yet to replace.
+// 0 if there is no rollout.
+func (l *Leases) Behind(ctx context.Context, revision string) (behind uint32, err error) {
+	err = l.pool.QueryRow(ctx, `
+		SELECT CASE WHEN bool_or(revision <> $1) THEN count(*) FILTER (WHERE revision = $1) ELSE 0 END
+		FROM gateway WHERE NOT lapsed AND NOT draining AND lease_until > now()`, revision).Scan(&behind)
+	if err != nil {
+		l.note(err)
+		return 0, fmt.Errorf("look for a rollout: %w", err)
+	}
+	return behind, nil
 }
 
 // End ends an incarnation now: its gateway has stopped.
