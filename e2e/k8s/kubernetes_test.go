@@ -125,8 +125,8 @@ func upgrade(t *testing.T, c *cluster, f *fleet) {
 		c.awaitPods(t, "pushcore", 2, 3*time.Minute)
 	})
 	stop()
-	if most > 3 {
-		t.Errorf("a phone was disconnected %d times, by 3 gateways", most)
+	if most > 1 {
+		t.Errorf("a phone was disconnected %d times: gateways sent it to others that were about to go", most)
 	}
 	images := c.kubectl(t, "get", "pods", "-l", "app.kubernetes.io/component in (gateway,pushcore,sender-apns)",
 		"-o", `jsonpath={range .items[*]}{.spec.containers[0].image}{"\n"}{end}`)
