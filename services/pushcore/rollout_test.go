@@ -33,9 +33,16 @@ func TestAGatewayThatDrainsHearsHowManyItsRolloutHasYetToReplace(t *testing.T) {
 		draining          bool
 		behind            uint32
 	}{
-		{"old 1", "a", true, 2}, {"old 1", "a", false, 0}, {"old 1", "a", true, 2}, {"old 1", "", true, 0},
-		{"old 2", "a", true, 1}, {"old 1", "a", true, 1}, {"old 3", "a", true, 0}, {"old 1", "a", true, 0},
-		{"new 1", "b", true, 0}, {"old 1", "a", true, 0},
+		{"old 1", "a", true, 2},
+		{"old 1", "a", false, 0},
+		{"old 1", "a", true, 2},
+		{"old 1", "", true, 0},
+		{"old 2", "a", true, 1},
+		{"old 1", "a", true, 1},
+		{"old 3", "a", true, 0},
+		{"old 1", "a", true, 0},
+		{"new 1", "b", true, 0},
+		{"old 1", "a", true, 0},
 	} {
 		if behind := renew(step.gateway, step.revision, step.draining); behind != step.behind {
 			t.Errorf("%+v: %d are behind it", step, behind)
