@@ -228,6 +228,7 @@ func TestNotificationsAreNotHandedOverWhileThePermissionIsOff(t *testing.T) {
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	phone := site.Core.NewDevice(t)
 	wire := site.Online(t, phone)
+	live(t, site, wire, phone)
 	site.Core.Poke(t, phone, gatewayv1.PokeRequest_Poke_PERMISSION_OFF)
 	wantDelivered(t, site, phone, isOff, gatewaytest.NewPush("not shown"))
 	data := gatewaytest.NewPush("data")

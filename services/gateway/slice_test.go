@@ -42,6 +42,14 @@ func wantSlice(t *testing.T, got, want gatewaytest.SliceAnswer) {
 	}
 }
 
+// live waits until the gateway has heard that pushcore has opened a session; pushcore knows it earlier. A push before that would be held.
+func live(t *testing.T, site *gatewaytest.Site, wire *gatewaytest.Wire, phone gatewaytest.Device) {
+	t.Helper()
+	first := gatewaytest.NewPush("first")
+	site.Core.Deliver(t, gatewaytest.To(phone, first))
+	wire.NextPush(t, first)
+}
+
 func TestASliceGoesToItsSessionsOnly(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -51,6 +59,7 @@ func TestASliceGoesToItsSessionsOnly(t *testing.T) {
 		phones[i] = site.Core.NewDevice(t)
 		if i != 4 && i != 5 {
 			wires[i] = site.Online(t, phones[i])
+			live(t, site, wires[i], phones[i])
 		}
 	}
 	wires[4] = site.Dial(t, gatewaytest.V5) // not subscribed
@@ -59,6 +68,7 @@ func TestASliceGoesToItsSessionsOnly(t *testing.T) {
 	wires[5].Greet(t, wires[5].Connect(phones[5]))
 	wires[5].Subscribe(t, 0, "push/demo")
 	site.Core.AwaitOnline(t, phones[5])
+	live(t, site, wires[5], phones[5])
 	site.Core.Poke(t, phones[3], gatewayv1.PokeRequest_Poke_PERMISSION_OFF)
 	push := gatewaytest.NewAudiencePush("Hi")
 	elsewhere := site.Core.NewDevice(t)
@@ -79,8 +89,9 @@ func TestASliceThatIsAskedForAgainIsAnsweredInFullAndHandedOverOnce(t *testing.T
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	phones := []gatewaytest.Device{site.Core.NewDevice(t), site.Core.NewDevice(t), site.Core.NewDevice(t)}
 	var wires []*gatewaytest.Wire
-	for _, p := range phones {
+	for i, p := range phones {
 		wires = append(wires, site.Online(t, p))
+		live(t, site, wires[i], p)
 	}
 	push := gatewaytest.NewAudiencePush("Hi")
 	want := gatewaytest.SliceAnswer{Sent: lows(phones...)}

@@ -212,6 +212,7 @@ func (l *Loop) runJobs() {
 // piece hands a message over to some sessions and reports whether all have been tried.
 func (l *Loop) piece(j *job) bool {
 	h := l.memory.of(j.key, l.clock.Since)
+	l.warm(j.refs[:min(quantum, len(j.refs))])
 	for n := 0; n < quantum && len(j.refs) > 0; n++ {
 		r := j.refs[0]
 		j.refs = j.refs[1:]
@@ -220,6 +221,17 @@ func (l *Loop) piece(j *job) bool {
 		}
 	}
 	return len(j.refs) == 0
+}
+
+// warm reads from sessions that come next, and from what they are about to be lent. Where there are too many for the caches the
+// processor waits for all of them at once instead of for one after the other.
+func (l *Loop) warm(refs []Ref) {
+	sum := l.pool.Warm(len(refs))
+	for _, r := range refs {
+		c := l.conns.at(r.index)
+		sum += int(c.session.Generation) + c.session.InFlight() + int(c.gen) // from its beginning to its end
+	}
+	l.warmed = sum
 }
 
 func (l *Loop) broadcastTo(j *job, h *handed, i int32, s *session.Session) {

@@ -44,6 +44,7 @@ type Loop struct {
 	jobs                  []*job
 	sweeps                []*sweep
 	yielding              yielding
+	warmed                int // what warm read, so that the compiler does not leave it out
 	pool                  session.Pool
 	out                   session.Output
 	ending                session.Output

@@ -26,6 +26,9 @@ const (
 	maxGathered = 4_096
 	// gatherFor is how long audience receipts are gathered into bitmaps.
 	gatherFor = 100 * time.Millisecond
+	// spacing is the time from one message of direct receipts to the next, unless they are full: each costs JetStream as much as many
+	// receipts do, and often a file.
+	spacing = 10 * time.Millisecond
 	// perMessage bounds the direct receipts of one message.
 	perMessage = 2_000
 	// ackWithin is how long JetStream may take for one message, retryAfter the pause after it failed.
@@ -42,7 +45,7 @@ type Item struct {
 	Audience bool
 }
 
-// Publisher publishes receipts: direct ones as soon as the ones before are out, audience ones gathered for a moment.
+// Publisher publishes receipts: direct ones at once, those that follow together, audience ones gathered for a moment.
 type Publisher struct {
 	direct, audience jetstream.JetStream
 	metrics          *Metrics
@@ -115,11 +118,17 @@ func (p *Publisher) runDirect(ctx context.Context) {
 			p.publishDirect(context.WithoutCancel(ctx), false)
 			return
 		}
+		next := time.NewTimer(spacing)
 		p.publishDirect(ctx, true)
+		select {
+		case <-next.C:
+		case <-ctx.Done(): // the rest goes out at once
+		}
+		next.Stop()
 	}
 }
 
-// publishDirect publishes what waits, one message after the other: what comes meanwhile shares the next one.
+// publishDirect publishes what waits: full messages, and then one that is not.
 func (p *Publisher) publishDirect(ctx context.Context, retry bool) {
 	for {
 		p.mu.Lock()
@@ -139,6 +148,9 @@ func (p *Publisher) publishDirect(ctx context.Context, retry bool) {
 			}
 		}
 		p.publish(ctx, p.direct, subject.ReceiptsDirect, batch, n, retry)
+		if n < perMessage {
+			return
+		}
 	}
 }
 
