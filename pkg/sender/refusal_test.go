@@ -31,6 +31,24 @@ func TestARefusedCredentialIsWaitedForAndTheVendorLeftAlone(t *testing.T) {
 	}
 }
 
+func TestAJobTakesTheCredentialThatIsSetWhileItRuns(t *testing.T) {
+	t.Parallel()
+	v := &vendor{limits: sender.Limits{Batch: 1, Concurrency: 1}}
+	r := newRig(t, v, nil)
+	v.send = func(_ context.Context, key string, m *sender.Message) []sender.Result {
+		if key == "k1" {
+			r.core.set(1, `{"key":"new"}`)
+			return all(m, sender.Result{Outcome: sender.CredentialBad, Code: "403"})
+		}
+		return all(m, sender.Result{Outcome: sender.Accepted})
+	}
+	r.job(t, 1, 50, nil)
+	wantOutcomes(t, r.results(t, 1, 50), senderv1.Outcome_OUTCOME_ACCEPTED, 50)
+	if asked := len(v.seen()); asked > 52 {
+		t.Errorf("the vendor was asked %d times for 50 targets", asked)
+	}
+}
+
 func TestWhatIsRefusedForSomeTargetsAloneIsReported(t *testing.T) {
 	t.Parallel()
 	v := &vendor{limits: sender.Limits{Batch: 1, Concurrency: 1}, send: func(_ context.Context, _ string, m *sender.Message) []sender.Result {
