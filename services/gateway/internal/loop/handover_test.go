@@ -1,9 +1,43 @@
 package loop
 
 import (
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 )
+
+func TestALoopThatGivesWayLetsOthersHandOver(t *testing.T) {
+	t.Parallel()
+	set, err := NewSet(Config{Loops: 1}, Parts{Metrics: NewMetrics(prometheus.NewRegistry())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = set.closePollers() })
+	l := set.loops[0]
+	var order []string
+	deliver := func(name string) {
+		set.Deliver([]Target{{App: 7, Ordinal: 12}}, func([]gatewayv1.DeliverResponse_Result) { order = append(order, name) })
+	}
+	deliver("at work")
+	if len(order) != 0 {
+		t.Fatal("a delivery did not wait for the loop, which was at work")
+	}
+	l.own.Unlock() // it gives way
+	deliver("giving way")
+	l.own.Lock()
+	if want := []string{"at work", "giving way"}; !slices.Equal(order, want) {
+		t.Fatalf("handed over: %q, want %q", order, want)
+	}
+	deliver("at work again")
+	l.readMail()
+	if len(order) != 3 {
+		t.Errorf("handed over: %q; one was lost", order)
+	}
+}
 
 func TestALoopKeepsAThirdOfItsTime(t *testing.T) {
 	t.Parallel()

@@ -30,8 +30,10 @@ const (
 	housekeeping = time.Minute
 )
 
-// Loop is one event loop. All but its mailbox belongs to its own goroutine.
+// Loop is one event loop. All but its mailbox belongs to whoever holds own: its goroutine, which lets go only while it gives way.
 type Loop struct {
+	own sync.Mutex
+
 	set  *Set
 	id   int
 	poll *poller
@@ -63,12 +65,6 @@ type Loop struct {
 	ended bool      // guarded by mu: nobody reads mail any more
 }
 
-// command is something that is posted to a loop.
-type command interface{ run(l *Loop) }
-
-// carrier is a command that carries a connection, which must not be left open if the loop has ended.
-type carrier interface{ drop() }
-
 func newLoop(s *Set, id int) (*Loop, error) {
 	poll, err := newPoller()
 	if err != nil {
@@ -79,24 +75,8 @@ func newLoop(s *Set, id int) (*Loop, error) {
 		buf: make([]byte, readSize), plain: make([]byte, plainSize),
 	}
 	l.out.Pool, l.ending.Pool = &l.pool, &l.pool
+	l.own.Lock() // for run
 	return l, nil
-}
-
-// post has a command run on the loop, soon. Commands of one poster run in their order. After the loop has ended they are
-// dropped.
-func (l *Loop) post(c command) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ended {
-		if c, ok := c.(carrier); ok {
-			c.drop()
-		}
-		return
-	}
-	l.mail = append(l.mail, c)
-	if len(l.mail) == 1 {
-		l.poll.wake() // with mu held, so that the poller cannot be closed meanwhile
-	}
 }
 
 // run runs the loop until stop has been posted and the last connection has ended.
@@ -108,7 +88,6 @@ func (l *Loop) run() {
 		timeout := wheelTick
 		if len(l.jobs) > 0 {
 			timeout = 0
-			l.giveWay()
 		}
 		var err error
 		if events, err = l.poll.wait(events[:0], timeout); err != nil {
@@ -157,16 +136,6 @@ func (l *Loop) tick() {
 }
 
 func (l *Loop) wheelNow() uint32 { return uint32(l.clock.Since / wheelTick) }
-
-func (l *Loop) readMail() {
-	l.mu.Lock()
-	mail := l.mail
-	l.mail = nil
-	l.mu.Unlock()
-	for _, c := range mail {
-		c.run(l)
-	}
-}
 
 func (l *Loop) flushReceipts() {
 	if len(l.receipts) > 0 {
