@@ -112,9 +112,7 @@ func (s *Stream) make(ctx context.Context) error {
 	case lookErr != nil:
 		err = lookErr
 	default:
-		if err = s.makeWith(ctx, s.config.MaxBytes); lacksRoom(err) { // it stays as small as it is
-			err = s.makeWith(ctx, there.CachedInfo().Config.MaxBytes)
-		}
+		err = s.adjust(ctx, there.CachedInfo())
 	}
 	if err != nil {
 		return fmt.Errorf("make stream: %w", err)
@@ -127,6 +125,20 @@ func (s *Stream) makeWith(ctx context.Context, size int64) error {
 	c := s.config
 	c.MaxBytes = size
 	_, err := s.js.CreateOrUpdateStream(ctx, c)
+	return err
+}
+
+// adjust brings a stream to this version's configuration. Where there is no room for more it stays as small as it is.
+func (s *Stream) adjust(ctx context.Context, is *jetstream.StreamInfo) error {
+	err := s.makeWith(ctx, s.config.MaxBytes)
+	switch {
+	case !lacksRoom(err):
+		return err
+	case is.Config.MaxBytes <= s.config.MaxBytes:
+		return s.makeWith(ctx, is.Config.MaxBytes)
+	case is.State.Msgs == 0: // who was making it did not come to its end
+		return errors.Join(err, s.js.DeleteStream(ctx, s.config.Name))
+	}
 	return err
 }
 
@@ -145,7 +157,12 @@ func (s *Stream) fit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.makeWith(ctx, min(s.config.MaxBytes, room/parts))
+	if err = s.makeWith(ctx, min(s.config.MaxBytes, room/parts)); lacksRoom(err) {
+		// Another pushcore has made one at the same time, and together they reserve more than there is. Then NATS does not even let them
+		// shrink; who comes again finds room.
+		err = errors.Join(err, s.js.DeleteStream(ctx, s.config.Name))
+	}
+	return err
 }
 
 // lacksRoom reports whether a server, an account or a cluster has too little storage left (nats-server, server/errors.json).
