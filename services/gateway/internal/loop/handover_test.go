@@ -39,6 +39,26 @@ func TestALoopThatGivesWayLetsOthersHandOver(t *testing.T) {
 	}
 }
 
+func TestALoopThatWaitsLetsOthersHandOver(t *testing.T) {
+	t.Parallel()
+	set, err := NewSet(Config{Loops: 1}, Parts{Metrics: NewMetrics(prometheus.NewRegistry())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.Start()
+	t.Cleanup(set.Stop)
+	for here := false; !here; { // again if the loop was at work just then
+		handed := make(chan struct{})
+		set.Deliver([]Target{{App: 7, Ordinal: 12}}, func([]gatewayv1.DeliverResponse_Result) { close(handed) })
+		select {
+		case <-handed:
+			here = true
+		default:
+			<-handed
+		}
+	}
+}
+
 func TestALoopKeepsAThirdOfItsTime(t *testing.T) {
 	t.Parallel()
 	var y yielding

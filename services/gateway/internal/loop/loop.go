@@ -30,7 +30,8 @@ const (
 	housekeeping = time.Minute
 )
 
-// Loop is one event loop. All but its mailbox belongs to whoever holds own: its goroutine, which lets go only while it gives way.
+// Loop is one event loop. All but its mailbox belongs to whoever holds own: its goroutine, which lets go while it
+// waits or gives way.
 type Loop struct {
 	own sync.Mutex
 
@@ -89,9 +90,15 @@ func (l *Loop) run() {
 		if len(l.jobs) > 0 {
 			timeout = 0
 		}
+		if timeout > 0 {
+			l.own.Unlock()
+		}
 		var err error
 		if events, err = l.poll.wait(events[:0], timeout); err != nil {
 			panic(err) // the poller itself is broken, and with it every connection of this loop
+		}
+		if timeout > 0 {
+			l.own.Lock()
 		}
 		l.tick()
 		for _, e := range events {

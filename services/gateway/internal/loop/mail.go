@@ -23,8 +23,7 @@ func (l *Loop) post(c command) {
 	}
 }
 
-// serve is post for a command that is in a hurry: while the loop gives way it runs here and now, instead of waiting until the loop has
-// a processor again.
+// serve is post for a command that is in a hurry: it runs here and now if the loop waits or gives way, which spares the way to its thread.
 func (l *Loop) serve(c command) {
 	if !l.own.TryLock() {
 		l.post(c)
@@ -34,6 +33,7 @@ func (l *Loop) serve(c command) {
 	l.tick()
 	l.readMail() // what came before
 	c.run(l)
+	l.flushReceipts()
 }
 
 func (l *Loop) readMail() {

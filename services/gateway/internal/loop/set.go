@@ -231,7 +231,7 @@ func (s *Set) WebSocket() http.Handler {
 // adopt gives a connection that is not a native socket to the loops.
 func (s *Set) adopt(a arrival) {
 	l := s.loops[s.numbers.Load()%uint64(len(s.loops))]
-	l.post(&adopt{a})
+	l.serve(&adopt{a})
 }
 
 type adopt struct{ arrival }
