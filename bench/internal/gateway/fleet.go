@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,13 +14,19 @@ import (
 	"github.com/halleypush/halley/bench/internal/report"
 )
 
-// smallBroadcasts is how many broadcasts to a few sessions are measured together: one alone is short.
-const smallBroadcasts = 5
+const (
+	// smallBroadcasts is how many broadcasts to a few sessions are measured together, as one alone is short, and smallTimes how often for
+	// each pair.
+	smallBroadcasts = 5
+	smallTimes      = 3
+)
 
 // fleet is several servers of one kind, with their clients.
 type fleet struct {
 	servers []server
 	crowds  []*crowd
+	// start starts the server with a number.
+	start func(context.Context, int) (server, error)
 	// send has a message sent to all clients of all servers.
 	send func(context.Context) error
 }
@@ -50,44 +57,41 @@ func (f *fleet) sessions() int {
 	return n
 }
 
-// startGateways starts gateways with so many sessions each.
-func (b *bench) startGateways(ctx context.Context, gateways, sessions int) (*fleet, error) {
-	f := &fleet{}
-	f.send = func(ctx context.Context) error { return b.sink.Broadcast(ctx, 0, gateways*sessions, gateways) }
-	return f, b.muster(ctx, f, gateways, sessions, func(ctx context.Context, i int) (server, error) {
-		h, err := b.newHalley(ctx, i*sessions)
-		if err != nil {
-			return nil, err
-		}
-		return h, nil
-	})
-}
-
-// startLoops starts bare loops with so many sessions each.
-func (b *bench) startLoops(ctx context.Context, loops, sessions int) (*fleet, error) {
-	f := &fleet{}
-	f.send = func(ctx context.Context) error {
-		return f.each(ctx, func(ctx context.Context, s server, c *crowd) error { return s.broadcast(ctx, c.n) })
+// newFleets returns a fleet of gateways and one of bare loops, with no members yet.
+func (b *bench) newFleets(servers, sessions int) (gateways, loops *fleet) {
+	gateways, loops = &fleet{}, &fleet{}
+	gateways.start = func(ctx context.Context, i int) (server, error) { return b.newHalley(ctx, i*sessions) }
+	gateways.send = func(ctx context.Context) error { return b.sink.Broadcast(ctx, 0, servers*sessions, servers) }
+	loops.start = func(ctx context.Context, _ int) (server, error) { return b.startBare(ctx) }
+	loops.send = func(ctx context.Context) error {
+		return loops.each(ctx, func(ctx context.Context, s server, c *crowd) error { return s.broadcast(ctx, c.n) })
 	}
-	return f, b.muster(ctx, f, loops, sessions, func(ctx context.Context, _ int) (server, error) { return b.startBare(ctx) })
+	return gateways, loops
 }
 
-// muster starts the servers one after the other, connects their clients, and broadcasts once, unmeasured.
-func (b *bench) muster(ctx context.Context, f *fleet, servers, sessions int, start func(context.Context, int) (server, error)) error {
+// muster starts the servers of both fleets by turns, connects their clients, and broadcasts once, unmeasured. By turns, because the kernel
+// finds those sockets of a hash chain first that came last: a fleet that connected before the other would pay for that one's sockets, too.
+func (b *bench) muster(ctx context.Context, servers, sessions int, fleets ...*fleet) error {
 	for i := range servers {
-		if err := b.enlist(ctx, f, i, sessions, start); err != nil {
+		for _, f := range fleets {
+			if err := b.enlist(ctx, f, i, sessions); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range fleets {
+		if _, err := f.measure(ctx, 1); err != nil {
 			return err
 		}
 	}
-	_, err := f.measure(ctx, 1)
-	return err
+	return nil
 }
 
 // enlist starts the server with a number, and connects its clients.
-func (b *bench) enlist(ctx context.Context, f *fleet, i, sessions int, start func(context.Context, int) (server, error)) error {
+func (b *bench) enlist(ctx context.Context, f *fleet, i, sessions int) error {
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
-	s, err := start(ctx, i)
+	s, err := f.start(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -190,11 +194,11 @@ func (f *fleet) release(ctx context.Context) error {
 // fleetwise measures many gateways together beside as many bare loops, and how the cost of a message grows from few sessions
 // to many. Both fleets are there all the time and broadcast by turns.
 func (b *bench) fleetwise(ctx context.Context) error {
-	few, err := b.costs(ctx, 1, b.small, smallBroadcasts)
+	few, err := b.costs(ctx, 1, b.small, smallTimes, smallBroadcasts)
 	if err != nil {
 		return fmt.Errorf("%d sessions: %w", b.small, err)
 	}
-	many, err := b.costs(ctx, b.fleet, b.sessions, 1)
+	many, err := b.costs(ctx, b.fleet, b.sessions, 1, 1)
 	if err != nil {
 		return fmt.Errorf("%d x %d sessions: %w", b.fleet, b.sessions, err)
 	}
@@ -212,29 +216,39 @@ func (b *bench) fleetwise(ctx context.Context) error {
 	return nil
 }
 
+// middle returns the measurement of the median cost.
+func middle(all []spread) spread {
+	slices.SortFunc(all, func(a, b spread) int { return cmp.Compare(a.cost, b.cost) })
+	return all[len(all)/2]
+}
+
 // pair is a measurement of gateways and bare loops.
 type pair struct{ gateway, bare spread }
 
-// costs measures gateways and as many bare loops by turns.
-func (b *bench) costs(ctx context.Context, servers, sessions, broadcasts int) ([]pair, error) {
-	gateways, err := b.startGateways(ctx, servers, sessions)
+// costs measures gateways and as many bare loops by turns, each so many times for a pair, of which the median counts.
+func (b *bench) costs(ctx context.Context, servers, sessions, times, broadcasts int) ([]pair, error) {
+	gateways, loops := b.newFleets(servers, sessions)
 	defer gateways.stop()
-	if err != nil {
-		return nil, fmt.Errorf("gateways: %w", err)
-	}
-	loops, err := b.startLoops(ctx, servers, sessions)
 	defer loops.stop()
+	err := b.muster(ctx, servers, sessions, loops, gateways)
 	if err != nil {
-		return nil, fmt.Errorf("bare loops: %w", err)
+		return nil, err
 	}
 	pairs := make([]pair, b.pairs)
 	for i := range pairs {
-		if pairs[i].bare, err = loops.measure(ctx, broadcasts); err != nil {
-			return nil, fmt.Errorf("bare loops: %w", err)
+		var bare, gateway []spread
+		for range times {
+			r, err := loops.measure(ctx, broadcasts)
+			if err != nil {
+				return nil, fmt.Errorf("bare loops: %w", err)
+			}
+			bare = append(bare, r)
+			if r, err = gateways.measure(ctx, broadcasts); err != nil {
+				return nil, fmt.Errorf("gateways: %w", err)
+			}
+			gateway = append(gateway, r)
 		}
-		if pairs[i].gateway, err = gateways.measure(ctx, broadcasts); err != nil {
-			return nil, fmt.Errorf("gateways: %w", err)
-		}
+		pairs[i] = pair{gateway: middle(gateway), bare: middle(bare)}
 		b.say("%d x %d sessions: gateways %.2f µs a message, %.0f messages/s; bare %.2f µs, %.0f messages/s", servers, sessions,
 			pairs[i].gateway.cost, pairs[i].gateway.rate, pairs[i].bare.cost, pairs[i].bare.rate)
 	}

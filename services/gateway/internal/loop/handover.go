@@ -17,6 +17,8 @@ import (
 const (
 	// quantum bounds one piece of a broadcast, in writes: 0.2 ms or so.
 	quantum = 16
+	// lookUps bounds a piece that finds sessions: likewise.
+	lookUps = 1024
 	// between is after how many writes of a piece broadcasts give way. With 16 direct messages beside a broadcast took a third longer, at
 	// their slowest, and the broadcast a fifth less (make bench-gateway RUN=mixed).
 	between = 2
@@ -143,31 +145,59 @@ type broadcast struct {
 	result SliceResult // guarded by mu
 }
 
-// job is one loop's part of a broadcast.
+// job is one loop's part of a broadcast. It finds the sessions that are there and in the bitmap first, and then hands over to them in the
+// order in which they lie in memory, which caches like best. Those that come later Pull it.
 type job struct {
 	*broadcast
-	refs   []Ref // the sessions that are left to try
-	result SliceResult
+	result  SliceResult
+	unfound roaring.ManyIntIterable // ordinals that are still to be found; nil: all are
+	wanted  []uint64                // a bit for each connection that is left to try
+	word    int                     // where in wanted it goes on
 }
 
-// run lists the sessions that the broadcast is for in the order in which they lie in memory, which caches like best. Those that come
-// later Pull it.
 func (j *job) run(l *Loop) {
-	wanted := make([]uint64, l.conns.len()/64) // a bit for each connection
+	if p := l.index[j.key.appSlice]; p != nil {
+		j.unfound = roaring.And(j.members, p.members).ManyIterator()
+		j.wanted = make([]uint64, l.conns.len()/64)
+	}
+	l.jobs = append(l.jobs, j)
+}
+
+// find looks up where some of the sessions are.
+func (j *job) find(l *Loop) {
+	p := l.index[j.key.appSlice]
+	n := j.unfound.NextMany(l.found[:])
+	if p == nil || n == 0 {
+		j.unfound = nil
+		return
+	}
+	for _, low := range l.found[:n] {
+		if i, ok := p.at[low]; ok && int(i/64) < len(j.wanted) {
+			j.wanted[i/64] |= 1 << (i % 64)
+		}
+	}
+}
+
+// next takes the next connections to try, as many as there is room for.
+func (j *job) next(room []int32) []int32 {
 	n := 0
-	for low, i := range l.index[j.key.appSlice] {
-		if j.members.Contains(low) {
-			wanted[i/64] |= 1 << (i % 64)
+	for ; j.word < len(j.wanted); j.word++ {
+		for left := &j.wanted[j.word]; *left != 0; *left &= *left - 1 {
+			if n == len(room) {
+				return room
+			}
+			room[n] = int32(j.word*64 + bits.TrailingZeros64(*left))
 			n++
 		}
 	}
-	j.refs = make([]Ref, 0, n)
-	for word, left := range wanted {
-		for ; left != 0; left &= left - 1 {
-			j.refs = append(j.refs, l.ref(int32(word*64+bits.TrailingZeros64(left))))
-		}
-	}
-	l.jobs = append(l.jobs, j)
+	return room[:n]
+}
+
+// wants reports whether a connection is a session that the broadcast is for. One that has ended since it was found may have made room for
+// another.
+func (j *job) wants(c *conn) bool {
+	s := &c.session
+	return c.state == stateLive && j.key.appSlice == appSlice{s.App.Number, ordinal.Slice(s.Ordinal)} && j.members.Contains(ordinal.Low(s.Ordinal))
 }
 
 // giveWay lets other threads have the processor, if direct messages come. Whoever brings the next one hands it over meanwhile (serve).
@@ -215,29 +245,33 @@ func (l *Loop) runJobs() {
 	}
 }
 
-// piece hands a message over to some sessions and reports whether all have been tried.
+// piece finds some sessions, or hands a message over to some, and reports whether all have been tried.
 func (l *Loop) piece(j *job) bool {
+	if j.unfound != nil {
+		j.find(l)
+		return false
+	}
 	h := l.memory.of(j.key, l.clock.Since)
-	l.warm(j.refs[:min(quantum, len(j.refs))])
-	for n := 0; n < quantum && len(j.refs) > 0; n++ {
+	var room [quantum]int32
+	these := j.next(room[:])
+	l.warm(these)
+	for n, i := range these {
 		if n%between == 0 {
 			l.giveWay()
 		}
-		r := j.refs[0]
-		j.refs = j.refs[1:]
-		if s := l.live(r); s != nil {
-			l.broadcastTo(j, h, r.index, s)
+		if c := l.conns.at(i); j.wants(c) {
+			l.broadcastTo(j, h, i, &c.session)
 		}
 	}
-	return len(j.refs) == 0
+	return len(these) < quantum
 }
 
 // warm reads from sessions that come next, and from what they are about to be lent. Where there are too many for the caches the
 // processor waits for all of them at once instead of for one after the other.
-func (l *Loop) warm(refs []Ref) {
-	sum := l.pool.Warm(len(refs))
-	for _, r := range refs {
-		c := l.conns.at(r.index)
+func (l *Loop) warm(these []int32) {
+	sum := l.pool.Warm(len(these))
+	for _, i := range these {
+		c := l.conns.at(i)
 		sum += int(c.session.Generation) + c.session.InFlight() + int(c.gen) // from its beginning to its end
 	}
 	l.warmed = sum

@@ -12,26 +12,44 @@ import (
 
 type appSlice struct{ app, slice uint32 }
 
-// index finds a loop's sessions by device, slice by slice. Its maps hold no pointers, so the garbage collector passes them by.
-type index map[appSlice]map[uint32]int32
+// index finds a loop's sessions by device, slice by slice.
+type index map[appSlice]*present
+
+// present is the sessions of a slice: which ordinals there are, and where. The map holds no pointers, so the garbage collector passes it by.
+type present struct {
+	members *roaring.Bitmap
+	at      map[uint32]int32
+}
 
 func (x index) find(app uint32, number uint64) (int32, bool) {
-	i, ok := x[appSlice{app, ordinal.Slice(number)}][ordinal.Low(number)]
+	p := x[appSlice{app, ordinal.Slice(number)}]
+	if p == nil {
+		return none, false
+	}
+	i, ok := p.at[ordinal.Low(number)]
 	return i, ok
 }
 
 func (x index) put(app uint32, number uint64, i int32) {
 	key := appSlice{app, ordinal.Slice(number)}
-	if x[key] == nil {
-		x[key] = map[uint32]int32{}
+	p := x[key]
+	if p == nil {
+		p = &present{members: roaring.New(), at: map[uint32]int32{}}
+		x[key] = p
 	}
-	x[key][ordinal.Low(number)] = i
+	p.members.Add(ordinal.Low(number))
+	p.at[ordinal.Low(number)] = i
 }
 
 func (x index) remove(app uint32, number uint64) {
 	key := appSlice{app, ordinal.Slice(number)}
-	delete(x[key], ordinal.Low(number))
-	if len(x[key]) == 0 {
+	p := x[key]
+	if p == nil {
+		return
+	}
+	p.members.Remove(ordinal.Low(number))
+	delete(p.at, ordinal.Low(number))
+	if len(p.at) == 0 {
 		delete(x, key)
 	}
 }

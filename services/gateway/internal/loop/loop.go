@@ -46,7 +46,8 @@ type Loop struct {
 	jobs                  []*job
 	sweeps                []*sweep
 	yielding              yielding
-	warmed                int // what warm read, so that the compiler does not leave it out
+	warmed                int             // what warm read, so that the compiler does not leave it out
+	found                 [lookUps]uint32 // room for job.find
 	pool                  session.Pool
 	out                   session.Output
 	ending                session.Output
