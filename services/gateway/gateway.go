@@ -219,7 +219,7 @@ func (g *Gateway) build() error {
 	if err != nil {
 		return err
 	}
-	g.bus = bus.New(g.direct, g.audience, g.door, g.set, g.log)
+	g.bus = bus.New(g.direct, g.audience, g.door, g.set, metrics, g.log)
 	if err := g.bus.ListenForChanges(); err != nil {
 		return err
 	}

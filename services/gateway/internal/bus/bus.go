@@ -13,6 +13,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/halleypush/halley/pkg/subject"
@@ -21,6 +22,10 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/loop"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
+
+// maxRunning bounds the slices that are handed over at a time: each keeps its bitmap, 128 KiB at the most. pushcores hand out a few each;
+// one that is refused has no answer, and is asked about again.
+const maxRunning = 256
 
 // Apps finds apps that are known to the gateway, and hears of changes.
 type Apps interface {
@@ -41,6 +46,7 @@ type Bus struct {
 	apps             Apps
 	loops            Loops
 	log              *slog.Logger
+	refused          prometheus.Counter
 
 	mu          sync.Mutex
 	proof       *proof                 // guarded by mu: of the incarnation
@@ -63,11 +69,16 @@ type sliceKey struct {
 }
 
 // New returns a bus that listens to nothing yet.
-func New(direct, audience *nats.Conn, apps Apps, loops Loops, log *slog.Logger) *Bus {
-	return &Bus{
+func New(direct, audience *nats.Conn, apps Apps, loops Loops, registry prometheus.Registerer, log *slog.Logger) *Bus {
+	b := &Bus{
 		direct: direct, audience: audience, apps: apps, loops: loops, log: log,
 		proof: &proof{}, followed: map[uint32]bool{}, running: map[sliceKey][]string{},
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "halley_gateway_slices_refused_total", Help: "Slices not begun because too many were being handed over; pushcore asks again.",
+		}),
 	}
+	registry.MustRegister(b.refused)
+	return b
 }
 
 // Listen begins to take requests for an incarnation, in place of the one before. It needs a proof of its own: a ping that
@@ -228,9 +239,15 @@ func (b *Bus) slice(m *nats.Msg) {
 	key := sliceKey{request.GetApp(), request.GetSlice(), id}
 	b.mu.Lock()
 	waiting, runs := b.running[key]
-	b.running[key] = append(waiting, m.Reply)
+	full := !runs && len(b.running) >= maxRunning
+	if !full {
+		b.running[key] = append(waiting, m.Reply)
+	}
 	b.mu.Unlock()
-	if runs {
+	if full {
+		b.refused.Inc()
+	}
+	if runs || full {
 		return
 	}
 	app := b.apps.App(request.GetApp())

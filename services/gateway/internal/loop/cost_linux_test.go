@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -32,16 +33,21 @@ func TestAnIdleConnectionIsSmall(t *testing.T) {
 // parts are what a loop under test works with: they take notes.
 type parts struct {
 	receipts int
+	last     []receipt.Item // of receipts
 	opens    []Open
 }
 
 func (p *parts) Admit(*mqtt.Connect, netip.Addr, Ticket) (Admission, bool) { return Admission{}, false }
 
-func (p *parts) Open(o Open)              { p.opens = append(p.opens, o) }
-func (p *parts) Pull(Pull)                {}
-func (p *parts) Close(Close)              {}
-func (p *parts) Call(Call)                {}
-func (p *parts) Add(items []receipt.Item) { p.receipts += len(items) }
+func (p *parts) Open(o Open) { p.opens = append(p.opens, o) }
+func (p *parts) Pull(Pull)   {}
+func (p *parts) Close(Close) {}
+func (p *parts) Call(Call)   {}
+
+func (p *parts) Add(items []receipt.Item) {
+	p.receipts += len(items)
+	p.last = append(p.last[:0], items...)
+}
 
 // phone is the other end of a connection of a loop that the test itself turns.
 type phone struct {
@@ -50,45 +56,60 @@ type phone struct {
 	index   int32
 	session uint64
 	fd      int
+	puback  [4]byte
 	buf     [4096]byte
 }
 
 // newPhone makes a loop that does not run, with one connection whose session is open and receives.
 func newPhone(t *testing.T, version byte) *phone {
 	t.Helper()
-	p := &phone{parts: &parts{}}
+	return newPhones(t, version, 1)[0]
+}
+
+// newPhones makes a loop that does not run, with connections whose sessions are open and receive: ordinals 12, 13 and so on.
+func newPhones(t *testing.T, version byte, n int) []*phone {
+	t.Helper()
+	parts := &parts{}
 	set, err := NewSet(Config{
 		Loops: 1, Limits: session.Limits{MaxPacket: 16 << 10, Rate: 1e6, Burst: 1e6}, UserTimeout: time.Minute,
 	}, Parts{
-		Door: p.parts, Gate: gate.New(gate.Limits{}, nil), Core: p.parts, Receipts: p.parts,
+		Door: parts, Gate: gate.New(gate.Limits{}, nil), Core: parts, Receipts: parts,
 		Metrics: NewMetrics(prometheus.NewRegistry()), Traces: NewTraces(noop.NewTracerProvider()), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = set.closePollers() })
+	set.loops[0].tick()
+	app := &session.App{ID: "demo", Number: 7, KeepAlive: 270, KeepAliveMax: 600, AckTimeout: time.Minute}
+	phones := make([]*phone, n)
+	for i := range phones {
+		phones[i] = &phone{parts: parts, loop: set.loops[0]}
+		phones[i].arrive(t, version, app, uint64(12+i))
+	}
+	return phones
+}
+
+// arrive connects the phone and opens its session.
+func (p *phone) arrive(t *testing.T, version byte, app *session.App, ordinal uint64) {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.loop, p.fd = set.loops[0], pair[1]
+	p.fd = pair[1]
 	t.Cleanup(func() { _ = unix.Close(p.fd) })
-	p.loop.tick()
 	p.loop.begin(arrival{fd: int32(pair[0]), port: &Port{}})
 	for p.loop.conns.at(p.index).state != stateHello {
 		p.index++
 	}
-	connect := &mqtt.Connect{Version: version, ReceiveMaximum: 16, User: []mqtt.UserProperty{{Name: "deliver", Value: "now"}}}
 	p.loop.settle(p.index, &move{
-		fd: int32(pair[0]), connect: connect,
-		admission: Admission{
-			App: &session.App{ID: "demo", Number: 7, KeepAlive: 270, KeepAliveMax: 600, AckTimeout: time.Minute}, Ordinal: 12,
-		},
+		fd: int32(pair[0]), admission: Admission{App: app, Ordinal: ordinal},
+		connect: &mqtt.Connect{Version: version, ReceiveMaximum: 16, User: []mqtt.UserProperty{{Name: "deliver", Value: "now"}}},
 	})
-	p.session = p.opens[0].Session
+	p.session = p.opens[len(p.opens)-1].Session
 	opened{{Ref: p.loop.ref(p.index), Session: p.session, Status: gatewayv1.Opened_OPEN}}.run(p.loop)
 	p.read(t) // CONNACK
-	return p
 }
 
 // read returns what the phone has received.
@@ -134,23 +155,13 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 			p := newPhone(t, c.version)
 			pushes := messages((runs + 2) * each)
 			target := Target{App: 7, Ordinal: 12, Session: p.session, User: c.user}
-			var puback [4]byte
 			ping := []byte{0xC0, 0}
 			exchange := func() {
 				target.Message, pushes = pushes[0], pushes[1:]
 				if got := p.loop.deliver(&target); got != gatewayv1.DeliverResponse_TAKEN {
 					t.Fatalf("the delivery is %v", got)
 				}
-				got := p.read(t)
-				at := 4 + len("push/demo") // behind first byte, length (2 bytes or 1), and topic
-				if got[1]&0x80 != 0 {
-					at++
-				}
-				if got[0] != 0x32 {
-					t.Fatalf("a PUBLISH begins with 0x%02X", got[0])
-				}
-				puback = [4]byte{0x40, 2, got[at], got[at+1]}
-				p.say(t, puback[:])
+				p.ack(t, p.read(t))
 			}
 			for range each { // what the session remembers has its size then
 				exchange()
@@ -177,5 +188,65 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 				t.Errorf("%d PINGREQs allocate %v times", each, n)
 			}
 		})
+	}
+}
+
+// ack acknowledges a PUBLISH of the topic push/demo.
+func (p *phone) ack(t *testing.T, publish []byte) {
+	t.Helper()
+	at := 4 + len("push/demo") // behind first byte, length (2 bytes or 1), and topic
+	if publish[1]&0x80 != 0 {
+		at++
+	}
+	if publish[0] != 0x32 {
+		t.Fatalf("a PUBLISH begins with 0x%02X", publish[0])
+	}
+	p.puback = [4]byte{0x40, 2, publish[at], publish[at+1]}
+	p.say(t, p.puback[:])
+}
+
+// allocations returns how often a broadcast to so many phones, with their PUBACKs and receipts, allocates.
+func allocations(t *testing.T, phones int) float64 {
+	t.Helper()
+	const runs = 10
+	all := newPhones(t, mqtt.V5, phones)
+	l := all[0].loop
+	pushes := messages(runs + 3)
+	for _, m := range pushes {
+		m.Audience = true
+	}
+	members := roaring.New()
+	members.AddRange(0, 1<<20)
+	publisher := receipt.New(nil, nil, nil, nil) // it does not run: what it is told is gathered
+	broadcast := func() {
+		l.set.Slice(7, 0, pushes[0], members, func(r SliceResult) {
+			if n := r.Sent.GetCardinality(); n != uint64(phones) {
+				t.Errorf("%d of %d were handed over", n, phones)
+			}
+		})
+		pushes = pushes[1:]
+		l.readMail()
+		for len(l.jobs) > 0 {
+			l.runJobs()
+		}
+		for _, p := range all {
+			p.ack(t, p.read(t))
+			publisher.Add(p.last)
+		}
+	}
+	broadcast() // what sessions need meanwhile is in the pool then
+	before := all[0].receipts
+	n := testing.AllocsPerRun(runs, broadcast)
+	if got := all[0].receipts - before; got != (runs+1)*phones {
+		t.Errorf("%d receipts of %d messages", got, (runs+1)*phones)
+	}
+	return n
+}
+
+// A broadcast allocates for itself, and bitmaps grow step by step; what it does for one phone allocates nothing.
+func TestABroadcastAllocatesNothingForAPhone(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
+	const few, many = 64, 512
+	if a, b := allocations(t, few), allocations(t, many); b-a > (many-few)/8 {
+		t.Errorf("a broadcast to %d phones allocates %v times, to %d %v times", few, a, many, b)
 	}
 }
