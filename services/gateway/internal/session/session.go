@@ -86,7 +86,6 @@ const (
 
 // Session is the protocol state of an identified device's connection.
 type Session struct {
-	App     *App
 	Ordinal uint64
 	// Number is unique within the process; of two sessions of a device the one with the higher number is the newer.
 	Number     uint64
@@ -103,6 +102,7 @@ type Session struct {
 	window     byte // how many unacknowledged packets the client takes, up to MaxWindow
 	share      byte // how many it takes of each other device on its connection
 	letter     byte // of the device's token
+	App        *App
 	// active is what only a session with something going on needs.
 	active *active
 }
