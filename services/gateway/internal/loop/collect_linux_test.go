@@ -22,14 +22,7 @@ import (
 // open and idle but have no sockets: more of them than a process may have files. `make bench-gateway` runs it with
 // HALLEY_BENCH_SESSIONS=1000000.
 func BenchmarkCollectSessions(b *testing.B) {
-	sessions := 10_000
-	if text := os.Getenv("HALLEY_BENCH_SESSIONS"); text != "" {
-		var err error
-		if sessions, err = strconv.Atoi(text); err != nil {
-			b.Fatal(err)
-		}
-	}
-	set := newTables(b, sessions)
+	set := newTables(b, benchSessions(b))
 	var cpu time.Duration
 	var pause uint64
 	for b.Loop() {
@@ -44,6 +37,19 @@ func BenchmarkCollectSessions(b *testing.B) {
 	b.ReportMetric(cpu.Seconds()*1000/float64(b.N), "cpu-ms")
 	b.ReportMetric(float64(pause)/1e6/float64(b.N), "pause-ms")
 	runtime.KeepAlive(set)
+}
+
+func benchSessions(b *testing.B) int {
+	b.Helper()
+	text := os.Getenv("HALLEY_BENCH_SESSIONS")
+	if text == "" {
+		return 10_000
+	}
+	sessions, err := strconv.Atoi(text)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return sessions
 }
 
 func processorTime(b *testing.B) time.Duration {
