@@ -23,6 +23,9 @@ type phone struct {
 	store device.Store
 	dial  dialer
 	token string
+	// What a test may set before the phone connects. 0: the server's keep-alive. holds: messages are taken once it is closed.
+	keepAlive time.Duration
+	holds     chan struct{}
 
 	device *device.Device
 	stop   context.CancelFunc
@@ -31,6 +34,7 @@ type phone struct {
 	mu       sync.Mutex
 	got      map[string]int // guarded by mu: how often each push came
 	order    []string       // guarded by mu: push ids as they came
+	held     int            // guarded by mu: how many messages have come to be taken
 	dropped  int            // guarded by mu: how often a connection was lost
 	isOnline bool           // guarded by mu
 	repeats  uint64         // guarded by mu: what the SDK dropped on connections that are over
@@ -49,7 +53,7 @@ func (p *phone) connectWithin(ctx, life context.Context) error {
 	life, p.stop = context.WithCancel(life)
 	p.done = make(chan struct{})
 	d, err := device.New(ctx, device.Options{
-		App: p.app.ID, ClientKey: p.app.ClientKey, Server: "mqtt://" + p.app.MQTT, Store: p.store, Dial: p.dial,
+		App: p.app.ID, ClientKey: p.app.ClientKey, Server: "mqtt://" + p.app.MQTT, Store: p.store, Dial: p.dial, KeepAlive: p.keepAlive,
 		Backoff:   device.Backoff{Min: 200 * time.Millisecond, Max: 2 * time.Second},
 		OnMessage: p.take, OnState: p.state,
 	})
@@ -85,7 +89,17 @@ func (p *phone) repeated() uint64 {
 	return p.repeats + p.device.Counts().Repeats
 }
 
-func (p *phone) take(_ context.Context, m device.Message) error {
+func (p *phone) take(ctx context.Context, m device.Message) error {
+	if p.holds != nil {
+		p.mu.Lock()
+		p.held++
+		p.mu.Unlock()
+		select {
+		case <-p.holds:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.got[m.PushID]++
@@ -120,6 +134,13 @@ func (p *phone) received() (map[string]int, []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.got), slices.Clone(p.order)
+}
+
+// holding returns how many messages the app has had in its hands so far, also those that it has not taken yet.
+func (p *phone) holding() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held
 }
 
 // awaitOnce waits until the phone has a push, and checks that it came once.

@@ -1,16 +1,14 @@
 package e2e_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"net/http"
 	"os"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +23,8 @@ const (
 	crowdSize = 1500
 	// backWithin bounds how long phones may take until all are back.
 	backWithin = 2 * time.Minute
+	// crowdEveryone is how often everyone of a crowd is pushed to.
+	crowdEveryone = 5 * time.Second
 	// leaseLasts is longer than a gateway's lease.
 	leaseLasts = 12 * time.Second
 )
@@ -43,7 +43,10 @@ func TestStorms(t *testing.T) {
 		fmt.Sprintf("HALLEY_CONNECT_RATE=%.0f", limit.rate), fmt.Sprintf("HALLEY_CONNECT_BURST=%.0f", limit.burst),
 		"HALLEY_FLAP_PER_MINUTE=0", // the test restarts more often than an operator would
 	}})
-	c := gather(t, cluster, size)
+	c := gather(t, cluster.CreateApp(t, "crowd"), size, func(i int, p *phone) {
+		first := [...]int{0, 2, 0, 1, 0}[i%5] // after a rolling restart, the first gateway has four phones of five
+		p.dial = dialFirst(slices.Concat(cluster.MQTTs[first:], cluster.MQTTs[:first]))
+	})
 	c.load(t)
 	c.weather("rolling restart of three gateways", func() {
 		stop := limit.watch(t, cluster.Gateways)
@@ -75,65 +78,7 @@ func TestStorms(t *testing.T) {
 	c.end(t)
 }
 
-// TestANetworkThatGoesAwayWithoutAWord cuts phones off from the gateway that still holds their connections. Those that hear from
-// their system that they are on another network come back at once; the others when a heartbeat is not answered. Either way they
-// get what was pushed meanwhile, once.
-func TestANetworkThatGoesAwayWithoutAWord(t *testing.T) {
-	t.Parallel()
-	cluster := rig.StartCluster(t, rig.Options{Gateways: 1})
-	app := cluster.CreateApp(t, "travel")
-	for _, c := range []struct {
-		name string
-		told bool
-	}{{"told of the change", true}, {"left to find out", false}} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			wifi := rig.NewLink(t, cluster.MQTTs[0])
-			var network sync.Map // where the phone's next connection goes
-			network.Store("now", wifi.Addr())
-			p := connectedBy(t, app, func() string { address, _ := network.Load("now"); return address.(string) })
-			before := app.Push(t, p.token)
-			p.awaitOnce(t, before)
-			wifi.Cut()
-			defer wifi.Mend()
-			during := app.Push(t, p.token) // on its way into nowhere
-			network.Store("now", cluster.MQTTs[0])
-			if c.told {
-				p.device.NetworkChanged("mobile")
-			}
-			rig.Until(t, backWithin, "the push comes by the other network", func() error {
-				if got, _ := p.received(); got[during] != 1 {
-					return fmt.Errorf("it came %d times", got[during])
-				}
-				return nil
-			})
-			after := app.Push(t, p.token)
-			p.awaitOnce(t, after)
-			if got, _ := p.received(); len(got) != 3 || got[before] != 1 || got[during] != 1 {
-				t.Errorf("what came: %v", got)
-			}
-		})
-	}
-}
-
-// connectedBy returns a phone that is online by a way that may change.
-func connectedBy(t *testing.T, app *rig.App, address func() string) *phone {
-	t.Helper()
-	p := newPhone(app, dialBy(func() []string { return []string{address()} }))
-	life, end := context.WithCancel(context.Background())
-	t.Cleanup(func() {
-		end()
-		<-p.done
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := p.connectWithin(ctx, life); err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// crowd is a number of phones, each of which knows all gateways and has its own order of them, under a load of pushes.
+// crowd is a number of phones of an app, under a load of pushes.
 type crowd struct {
 	t      *testing.T
 	app    *rig.App
@@ -146,10 +91,11 @@ type crowd struct {
 	sent []sentPush // guarded by mu
 }
 
-func gather(t *testing.T, cluster *rig.Cluster, size int) *crowd {
+// gather brings phones online that differ in what set sets.
+func gather(t *testing.T, app *rig.App, size int, set func(i int, p *phone)) *crowd {
 	t.Helper()
 	life, end := context.WithCancel(context.Background())
-	c := &crowd{t: t, app: cluster.CreateApp(t, "crowd"), life: life}
+	c := &crowd{t: t, app: app, life: life}
 	t.Cleanup(func() {
 		end()
 		for _, p := range c.phones {
@@ -160,9 +106,8 @@ func gather(t *testing.T, cluster *rig.Cluster, size int) *crowd {
 	var connecting errgroup.Group
 	connecting.SetLimit(200)
 	for i := range size {
-		first := [...]int{0, 2, 0, 1, 0}[i%5] // after a rolling restart, the first gateway has four phones of five
-		gateways := append(append([]string{}, cluster.MQTTs[first:]...), cluster.MQTTs[:first]...)
-		p := newPhone(c.app, dialFirst(gateways))
+		p := newPhone(c.app, nil)
+		set(i, p)
 		c.phones = append(c.phones, p)
 		connecting.Go(func() error {
 			timeout, cancel := context.WithTimeout(life, 5*time.Minute)
@@ -177,7 +122,7 @@ func gather(t *testing.T, cluster *rig.Cluster, size int) *crowd {
 	return c
 }
 
-// load pushes to ten phones every 100 ms, and to everyone every 5 s, until end.
+// load pushes to ten phones every 100 ms, and to everyone every crowdEveryone, until end.
 func (c *crowd) load(t *testing.T) {
 	t.Helper()
 	ctx, stop := context.WithCancel(c.life)
@@ -186,7 +131,7 @@ func (c *crowd) load(t *testing.T) {
 	c.loads.Go(func() {
 		c.pushEvery(ctx, 100*time.Millisecond, func() []int { return mathrand.Perm(len(c.phones))[:10] })
 	})
-	c.loads.Go(func() { c.pushEvery(ctx, 5*time.Second, func() []int { return nil }) })
+	c.loads.Go(func() { c.pushEvery(ctx, crowdEveryone, func() []int { return nil }) })
 }
 
 // pushEvery pushes until ctx ends. A push whose call failed is repeated with its idempotency key until it is accepted.
@@ -299,6 +244,25 @@ func (c *crowd) await(storm string, pushes []sentPush) {
 	})
 }
 
+// awaitAll waits until each phone has each of these pushes. One that came twice fails the test.
+func (c *crowd) awaitAll(pushIDs ...string) {
+	c.t.Helper()
+	var pushes []sentPush
+	for _, id := range pushIDs {
+		pushes = append(pushes, sentPush{id: id})
+	}
+	c.await("all phones", pushes)
+}
+
+// tokens returns the phones' names.
+func (c *crowd) tokens() []string {
+	var tokens []string
+	for _, p := range c.phones {
+		tokens = append(tokens, p.token)
+	}
+	return tokens
+}
+
 // end stops the load and checks that the phones got what was pushed to them and nothing else.
 func (c *crowd) end(t *testing.T) {
 	t.Helper()
@@ -342,7 +306,7 @@ func (p pace) watch(t *testing.T, gateways []*rig.Process) (stop func()) {
 		looking.Go(func() {
 			for wait(ctx, 100*time.Millisecond) {
 				asked := time.Now()
-				if in, err := accepts(g); err == nil { // it may be away
+				if in, err := g.Metric("halley_gateway_connects_total", `outcome="accepted"`); err == nil { // it may be away
 					seen[n] = append(seen[n], let{asked, time.Now(), in})
 				}
 			}
@@ -380,21 +344,4 @@ func (p pace) check(t *testing.T, gateway string, seen []let) (most float64) {
 		}
 	}
 	return most
-}
-
-// accepts returns how many CONNECTs a gateway has accepted.
-func accepts(g *rig.Process) (float64, error) {
-	client := http.Client{Timeout: time.Second}
-	response, err := client.Get("http://" + g.Admin + "/metrics")
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close()
-	for scanner := bufio.NewScanner(response.Body); scanner.Scan(); {
-		labels, value, _ := strings.Cut(scanner.Text(), "} ")
-		if strings.HasPrefix(labels, "halley_gateway_connects_total{") && strings.Contains(labels, `outcome="accepted"`) {
-			return strconv.ParseFloat(value, 64)
-		}
-	}
-	return 0, fmt.Errorf("%s does not count its connections", g.Name)
 }

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,8 @@ type Options struct {
 	Gateways int
 	// Env is given to pushcore and the gateways, beside their configuration files.
 	Env []string
+	// Host is where the gateways await phones, 127.0.0.1 if it is empty; a Network's phones reach its Host.
+	Host string
 }
 
 // Cluster is Halley as services: PostgreSQL, NATS, a pushcore and gateways, each a process of its own.
@@ -59,7 +62,7 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 	c.addPushcore(t, natsAddr, internal)
 	c.Pushcore.env = o.Env
 	for i := range max(o.Gateways, 1) {
-		c.addGateway(t, i, natsAddr, internal)
+		c.addGateway(t, i, AddrOn(t, cmp.Or(o.Host, "127.0.0.1")), natsAddr, internal)
 		c.Gateways[i].env = o.Env
 	}
 	c.Site.MQTT, c.Site.WebSocket = c.MQTTs[0], "ws://"+c.WebSockets[0]+"/mqtt"
@@ -154,10 +157,10 @@ telemetry: {listen: "%s"}
 	c.URL, c.GRPC, c.Internal = "http://"+http, grpc, internal
 }
 
-func (c *Cluster) addGateway(t testing.TB, i int, nats, pushcore string) {
+func (c *Cluster) addGateway(t testing.TB, i int, mqtt, nats, pushcore string) {
 	t.Helper()
 	link := NewLink(t, nats)
-	mqtt, websocket, admin := Addr(t), Addr(t), Addr(t)
+	websocket, admin := Addr(t), Addr(t)
 	name := fmt.Sprintf("gateway-%d", i)
 	c.write(t, name+".yaml", fmt.Appendf(nil, `
 mqtt: %s

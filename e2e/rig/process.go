@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -126,6 +128,23 @@ func (p *Process) Probe(path string) error {
 		err = fmt.Errorf("%s: %s", response.Status, body)
 	}
 	return err
+}
+
+// Metric returns what a counter or gauge stands at, that with a label such as `reason="peer"`.
+func (p *Process) Metric(name, label string) (float64, error) {
+	client := http.Client{Timeout: 5 * time.Second}
+	response, err := client.Get("http://" + p.Admin + "/metrics") //nolint:noctx // bounded by the client
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	for scanner := bufio.NewScanner(response.Body); scanner.Scan(); {
+		series, value, _ := strings.Cut(scanner.Text(), "} ")
+		if strings.HasPrefix(series, name+"{") && strings.Contains(series, label) {
+			return strconv.ParseFloat(value, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s with %s", p.Name, name, label)
 }
 
 // Signal sends a signal.

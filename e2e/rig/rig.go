@@ -7,11 +7,11 @@ package rig
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -81,11 +81,17 @@ var ports = struct {
 // connection takes it while a killed process is away.
 func Addr(t testing.TB) string {
 	t.Helper()
+	return AddrOn(t, "127.0.0.1")
+}
+
+// AddrOn returns such an address on another of this machine's.
+func AddrOn(t testing.TB, host string) string {
+	t.Helper()
 	ports.mu.Lock()
 	defer ports.mu.Unlock()
 	for range 1000 {
 		port := 15000 + rand.IntN(17000)
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		addr := net.JoinHostPort(host, strconv.Itoa(port))
 		if ports.given[port] {
 			continue
 		}

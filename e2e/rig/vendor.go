@@ -7,10 +7,8 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // Vendors are the vendors' push services, simulated in a process of its own.
@@ -191,27 +189,9 @@ public_url: http://%s
 // Parked returns how often the sender has put jobs off, for a reason.
 func (s *Sender) Parked(t testing.TB, why string) float64 {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second}
-	response, err := client.Get("http://" + s.Admin + "/metrics") //nolint:noctx // bounded by the client
+	times, err := s.Metric("halley_sender_parked_total", fmt.Sprintf("why=%q", why))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		series, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
-		if !strings.HasPrefix(series, "halley_sender_parked_total{") || !strings.Contains(series, fmt.Sprintf("why=%q", why)) {
-			continue
-		}
-		times, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			t.Fatalf("metrics: %s: %v", line, err)
-		}
-		return times
-	}
-	t.Fatalf("%s does not count what is parked because of %q", s.Name, why)
-	return 0
+	return times
 }
