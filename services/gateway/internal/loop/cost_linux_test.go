@@ -1,7 +1,12 @@
 package loop
 
 import (
+	"crypto/tls"
+	"errors"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"time"
@@ -18,6 +23,7 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
+	"github.com/halleypush/halley/services/gateway/internal/websocket"
 )
 
 // maxConn is what an idle plain TCP connection may cost in the loop's memory, in bytes, its session included.
@@ -56,6 +62,9 @@ type phone struct {
 	index   int32
 	session uint64
 	fd      int
+	secure  *tls.Conn // nil: none
+	framed  bool      // in WebSocket's frames
+	frame   []byte
 	puback  [4]byte
 	buf     [4096]byte
 }
@@ -115,21 +124,86 @@ func (p *phone) arrive(t *testing.T, version byte, app *session.App, ordinal uin
 // read returns what the phone has received.
 func (p *phone) read(t *testing.T) []byte {
 	t.Helper()
-	n, err := unix.Read(p.fd, p.buf[:])
+	var n int
+	var err error
+	if p.secure != nil {
+		n, err = p.secure.Read(p.buf[:])
+	} else {
+		n, err = unix.Read(p.fd, p.buf[:])
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.buf[:n]
+	switch got := p.buf[:n]; {
+	case !p.framed:
+		return got
+	case got[1] == 126: // two bytes of length follow (RFC 6455, 5.2)
+		return got[4:]
+	default:
+		return got[2:]
+	}
 }
 
-// say sends bytes of the phone and has the loop handle them, as it does after a wait.
+// say sends bytes of the phone, few of them, and has the loop handle them, as it does after a wait.
 func (p *phone) say(t *testing.T, data []byte) {
 	t.Helper()
-	if _, err := unix.Write(p.fd, data); err != nil {
+	if p.framed {
+		p.frame = append(append(p.frame[:0], 0x82, 0x80|byte(len(data)), 0, 0, 0, 0), data...)
+		data = p.frame
+	}
+	var err error
+	if p.secure != nil {
+		_, err = p.secure.Write(data)
+	} else {
+		_, err = unix.Write(p.fd, data)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	p.loop.handle(ready{token: token(p.index, p.loop.conns.at(p.index).gen), readable: true})
 	p.loop.flushReceipts()
+}
+
+// socket is a net.Conn over another one first, and then over a descriptor.
+type socket struct {
+	net.Conn
+	fd int
+}
+
+func (s *socket) Read(b []byte) (int, error) {
+	if s.Conn != nil {
+		return s.Conn.Read(b)
+	}
+	return unix.Read(s.fd, b)
+}
+
+func (s *socket) Write(b []byte) (int, error) {
+	if s.Conn != nil {
+		return s.Conn.Write(b)
+	}
+	return unix.Write(s.fd, b)
+}
+
+// wrap puts the connection into TLS, and into WebSocket's frames if framed.
+func (p *phone) wrap(t *testing.T, framed bool) {
+	t.Helper()
+	server := httptest.NewTLSServer(nil) // for its certificate
+	server.Close()
+	here, there := net.Pipe()
+	s := &secured{pipe: pipe{under: there}}
+	s.conn = tls.Server(&s.pipe, &tls.Config{Certificates: server.TLS.Certificates, SessionTicketsDisabled: true})
+	under := &socket{Conn: here, fd: p.fd}
+	p.secure = tls.Client(under, &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"})
+	shaken := make(chan error, 1)
+	go func() { shaken <- s.conn.Handshake() }()
+	if err := errors.Join(p.secure.Handshake(), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	s.pipe.under, under.Conn = nil, nil
+	rest := p.loop.restOf(p.loop.conns.at(p.index))
+	if rest.tls = s; framed {
+		rest.websocket, p.framed = &websocket.Decoder{}, true
+	}
 }
 
 // messages makes direct pushes, each of which is handed over once.
@@ -146,13 +220,21 @@ func messages(n int) []*session.Message {
 func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
 	const runs, each = 10, 100               // counted together: nothing is rounded off that comes every hundredth time
 	for name, c := range map[string]struct { //nolint:paralleltest // as above
-		version byte
-		user    string
+		version     byte
+		user        string
+		tls, framed bool
 	}{
-		"MQTT 5": {mqtt.V5, ""}, "MQTT 3.1.1": {mqtt.V311, ""}, "for a user": {mqtt.V5, "u_0123456789abcdef0123456789abcdef"},
+		"MQTT 5": {version: mqtt.V5}, "MQTT 3.1.1": {version: mqtt.V311}, "for a user": {version: mqtt.V5, user: "u_0123456789abcdef0123456789abcdef"},
+		"over TLS": {version: mqtt.V5, tls: true}, "over WebSocket and TLS": {version: mqtt.V5, tls: true, framed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPhone(t, c.version)
+			want := 0.0
+			if c.tls {
+				p.wrap(t, c.framed)
+				// crypto/tls makes a reader for each of its reads: the phone's, and two of the loop's, which reads until nothing is left.
+				want = 3 * each
+			}
 			pushes := messages((runs + 2) * each)
 			target := Target{App: 7, Ordinal: 12, Session: p.session, User: c.user}
 			ping := []byte{0xC0, 0}
@@ -171,8 +253,8 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 				for range each {
 					exchange()
 				}
-			}); n != 0 {
-				t.Errorf("%d direct PUBLISHes with their PUBACKs allocate %v times", each, n)
+			}); n != want {
+				t.Errorf("%d direct PUBLISHes with their PUBACKs allocate %v times, want %v", each, n, want)
 			}
 			if n := p.receipts - before; n != (runs+1)*each {
 				t.Errorf("%d receipts of %d messages", n, (runs+1)*each)
@@ -184,8 +266,8 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 						t.Fatalf("a PINGREQ is answered % X", got)
 					}
 				}
-			}); n != 0 {
-				t.Errorf("%d PINGREQs allocate %v times", each, n)
+			}); n != want {
+				t.Errorf("%d PINGREQs allocate %v times, want %v", each, n, want)
 			}
 		})
 	}
