@@ -232,8 +232,7 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 			want := 0.0
 			if c.tls {
 				p.wrap(t, c.framed)
-				// crypto/tls makes a reader for each of its reads: the phone's, and two of the loop's, which reads until nothing is left.
-				want = 3 * each
+				want = tlsAllocates * each
 			}
 			pushes := messages((runs + 2) * each)
 			target := Target{App: 7, Ordinal: 12, Session: p.session, User: c.user}
@@ -253,8 +252,8 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 				for range each {
 					exchange()
 				}
-			}); n != want {
-				t.Errorf("%d direct PUBLISHes with their PUBACKs allocate %v times, want %v", each, n, want)
+			}); n > want {
+				t.Errorf("%d direct PUBLISHes with their PUBACKs allocate %v times, more than %v", each, n, want)
 			}
 			if n := p.receipts - before; n != (runs+1)*each {
 				t.Errorf("%d receipts of %d messages", n, (runs+1)*each)
@@ -266,8 +265,8 @@ func TestHotPathsAllocateNothing(t *testing.T) { //nolint:paralleltest // it cou
 						t.Fatalf("a PINGREQ is answered % X", got)
 					}
 				}
-			}); n != want {
-				t.Errorf("%d PINGREQs allocate %v times, want %v", each, n, want)
+			}); n > want {
+				t.Errorf("%d PINGREQs allocate %v times, more than %v", each, n, want)
 			}
 		})
 	}
