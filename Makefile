@@ -169,6 +169,10 @@ e2e: build $(BIN)/.nats ## Test the whole product through its public doors; ROUN
 	HALLEY_E2E_BIN=$(BIN) HALLEY_E2E_ROUNDS=$(ROUNDS) \
 		$(WITH_POSTGRES) go test -count=1 -v -timeout 60m -run '$(RUN)' ./e2e/...
 
+.PHONY: e2e-storms
+e2e-storms: ## Test the storms at full size: 19,000 phones, 15,200 of them at the gateway that is killed.
+	HALLEY_E2E_PHONES=19000 $(MAKE) e2e RUN=TestStorms
+
 .PHONY: e2e-k8s
 e2e-k8s: $(BIN)/.images ## Test the chart on a cluster under upgrades, scaling and kills: KUBECONFIG's, or one of k8slab (K8SLAB=folder).
 	go test -c -tags k8s -o $(BIN)/e2e-k8s.test ./e2e/k8s

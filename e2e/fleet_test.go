@@ -60,15 +60,9 @@ func homes(i int, gateways []string) []string {
 
 // dialFirst returns a dialer that connects to the first of these addresses that accepts.
 func dialFirst(addresses []string) dialer {
-	return dialBy(func() []string { return addresses })
-}
-
-// dialBy does the same with addresses that may change.
-func dialBy(addresses func() []string) dialer {
 	return func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
-		var d net.Dialer
-		for _, address := range addresses() {
-			if conn, err = d.DialContext(ctx, network, address); err == nil {
+		for _, address := range addresses {
+			if conn, err = (&net.Dialer{}).DialContext(ctx, network, address); err == nil {
 				return conn, nil
 			}
 		}

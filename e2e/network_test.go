@@ -71,7 +71,7 @@ func TestPhonesThatVanish(t *testing.T) {
 		}
 	}
 	for _, c := range v.crowds() {
-		c.awaitOnline()
+		c.awaitOnline(backWithin)
 	}
 	t.Logf("all phones were back %v after their network", time.Since(mended).Round(time.Millisecond))
 	v.pushed.end(t)
@@ -228,7 +228,7 @@ func TestPhonesThatChangeNetworks(t *testing.T) {
 	}
 	push()
 	c.awaitAll(pushes...)
-	c.awaitOnline()
+	c.awaitOnline(backWithin)
 	t.Logf("all %d phones had everything after %v", movers, time.Since(begun).Round(time.Millisecond))
 	wifi.Mend(t)
 	push()

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -16,6 +17,9 @@ import (
 
 // dialer opens a TCP connection.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// backoff is how long phones pause between tries when no server says how long.
+var backoff = device.Backoff{Min: 200 * time.Millisecond, Max: 2 * time.Second}
 
 // phone is a device with our SDK that can go away and come back, and remembers what it got.
 type phone struct {
@@ -37,6 +41,7 @@ type phone struct {
 	held     int            // guarded by mu: how many messages have come to be taken
 	dropped  int            // guarded by mu: how often a connection was lost
 	isOnline bool           // guarded by mu
+	told     time.Duration  // guarded by mu: the longest time to come back that a server named who did not let it in
 	repeats  uint64         // guarded by mu: what the SDK dropped on connections that are over
 }
 
@@ -54,7 +59,7 @@ func (p *phone) connectWithin(ctx, life context.Context) error {
 	p.done = make(chan struct{})
 	d, err := device.New(ctx, device.Options{
 		App: p.app.ID, ClientKey: p.app.ClientKey, Server: "mqtt://" + p.app.MQTT, Store: p.store, Dial: p.dial, KeepAlive: p.keepAlive,
-		Backoff:   device.Backoff{Min: 200 * time.Millisecond, Max: 2 * time.Second},
+		Backoff:   backoff,
 		OnMessage: p.take, OnState: p.state,
 	})
 	if err != nil {
@@ -114,6 +119,17 @@ func (p *phone) state(s device.State) {
 		p.dropped++
 	}
 	p.isOnline = s.Phase == device.Online
+	var said *device.ServerError
+	if errors.As(s.Err, &said) && said.Refused {
+		p.told = max(p.told, said.RetryAfter)
+	}
+}
+
+// longestTold returns the longest time to come back that a server named who did not let the phone in.
+func (p *phone) longestTold() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.told
 }
 
 // losses returns how often the phone's connection ended.
