@@ -21,6 +21,8 @@ const silence = 7500 * time.Millisecond
 type client struct {
 	name    string
 	command []string
+	// env is what it is told beside what all are.
+	env []string
 	// registers says that it does so itself, over MQTT; the others have registered with curl.
 	registers bool
 	// yields says that it is told why it is sent away, and goes when another connection takes over. MQTT 3.1.1 says nothing.
@@ -83,7 +85,7 @@ func startClient(t *testing.T, app *rig.App, c client) *exampleClient {
 	t.Helper()
 	x := &exampleClient{client: c, t: t, app: app, dir: rig.Folder(t)}
 	file := filepath.Join(x.dir, "phone.json")
-	x.env = exampleEnv(t, app, file)
+	x.env = append(exampleEnv(t, app, file), c.env...)
 	if !c.registers {
 		registerWithCurl(t, x.env, file)
 	}

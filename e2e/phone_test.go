@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,8 +28,9 @@ type phone struct {
 	store device.Store
 	dial  dialer
 	token string
-	// What a test may set before the phone connects. 0: the server's keep-alive. holds: messages are taken once it is closed.
+	// What a test may set before the phone connects. 0: the server's keep-alive. nil: no TLS. holds: messages are taken once it is closed.
 	keepAlive time.Duration
+	tls       *tls.Config
 	holds     chan struct{}
 
 	device *device.Device
@@ -57,8 +59,12 @@ func (p *phone) connect(ctx context.Context) error { return p.connectWithin(ctx,
 func (p *phone) connectWithin(ctx, life context.Context) error {
 	life, p.stop = context.WithCancel(life)
 	p.done = make(chan struct{})
+	scheme := "mqtt://"
+	if p.tls != nil {
+		scheme = "mqtts://"
+	}
 	d, err := device.New(ctx, device.Options{
-		App: p.app.ID, ClientKey: p.app.ClientKey, Server: "mqtt://" + p.app.MQTT, Store: p.store, Dial: p.dial, KeepAlive: p.keepAlive,
+		App: p.app.ID, ClientKey: p.app.ClientKey, Server: scheme + p.app.MQTT, TLS: p.tls, Store: p.store, Dial: p.dial, KeepAlive: p.keepAlive,
 		Backoff:   backoff,
 		OnMessage: p.take, OnState: p.state,
 	})

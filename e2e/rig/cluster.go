@@ -28,6 +28,8 @@ type Options struct {
 	Env []string
 	// Host is where the gateways await phones, 127.0.0.1 if it is empty; a Network's phones reach its Host.
 	Host string
+	// TLS has the gateways take phones over TLS, too, and WebSockets over nothing else.
+	TLS bool
 }
 
 // Cluster is Halley as services: PostgreSQL, NATS, a pushcore and gateways, each a process of its own.
@@ -37,9 +39,11 @@ type Cluster struct {
 	NATS     *Process
 	Pushcore *Process
 	Gateways []*Process
-	// MQTTs and WebSockets are the gateways' addresses, host:port. Links lie between the gateways and NATS.
-	MQTTs, WebSockets []string
-	Links             []*Link
+	// MQTTs, MQTTSs (with TLS) and WebSockets are the gateways' addresses, host:port. Links lie between the gateways and NATS.
+	MQTTs, MQTTSs, WebSockets []string
+	// CA is the file with the certificate to believe, where there is TLS.
+	CA    string
+	Links []*Link
 
 	dir string
 }
@@ -66,6 +70,9 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 		c.Gateways[i].env = o.Env
 	}
 	c.Site.MQTT, c.Site.WebSocket = c.MQTTs[0], "ws://"+c.WebSockets[0]+"/mqtt"
+	if o.TLS {
+		c.addTLS(t)
+	}
 	for _, p := range append([]*Process{c.Pushcore}, c.Gateways...) {
 		p.Launch(t)
 	}
