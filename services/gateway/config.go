@@ -46,21 +46,26 @@ type Config struct {
 	PacketBurst float64       `yaml:"packet_burst" env:"PACKET_BURST" default:"200" doc:"packets that a device may send at once"`
 	UserTimeout time.Duration `yaml:"user_timeout" env:"USER_TIMEOUT" default:"30s" doc:"after how long a socket is given up whose data is not acknowledged"`
 
-	ConnectRate        float64       `yaml:"connect_rate" env:"CONNECT_RATE" default:"5000" doc:"devices a second that are let in; others are told when to come back. 0: any"`
-	ConnectBurst       int           `yaml:"connect_burst" env:"CONNECT_BURST" default:"10000" doc:"devices that are let in at once"`
-	MaxConnections     int           `yaml:"max_connections" env:"MAX_CONNECTIONS" doc:"most devices at a time; 0: what memory allows"`
-	AddressConnections int           `yaml:"address_connections" env:"ADDRESS_CONNECTIONS" doc:"most devices of one client address (IPv6: of a /64); mobile carriers put many behind one. 0: any"`
-	AddressRate        float64       `yaml:"address_rate" env:"ADDRESS_RATE" doc:"CONNECTs a second of one client address; ten seconds' worth may come at once. 0: any"`
-	AppConnections     int           `yaml:"app_connections" env:"APP_CONNECTIONS" doc:"most devices of one app at a time; 0: any"`
-	AppRate            float64       `yaml:"app_rate" env:"APP_RATE" doc:"CONNECTs a second of one app; ten seconds' worth may come at once. 0: any"`
-	AddressBytes       float64       `yaml:"address_bytes" env:"ADDRESS_BYTES" doc:"bytes a second from one client address, once its devices have proved themselves; ten seconds' worth may come at once. 0: any"`
-	AppBytes           float64       `yaml:"app_bytes" env:"APP_BYTES" doc:"bytes a second from the devices of one app; ten seconds' worth may come at once. 0: any"`
-	FlapPerMinute      int           `yaml:"flap_per_minute" env:"FLAP_PER_MINUTE" default:"20" doc:"CONNECTs a minute of one device; 0: any"`
-	FlapBan            time.Duration `yaml:"flap_ban" env:"FLAP_BAN" default:"2m" doc:"how long a device stays out that connects more often"`
-	MaxBackOff         time.Duration `yaml:"max_back_off" env:"MAX_BACK_OFF" default:"5m" doc:"longest time to come back that a device is told"`
-	MaxOpens           int           `yaml:"max_opens" env:"MAX_OPENS" default:"100000" doc:"sessions that wait to be opened by pushcore; beyond it newcomers are told to come back. 0: any"`
-	MemoryWatermark    float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (or of GOMEMLIMIT) beyond which newcomers are told to come back; 0: never"`
-	CPUWatermark       float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
+	ConnectRate         float64       `yaml:"connect_rate" env:"CONNECT_RATE" default:"5000" doc:"devices a second that are let in; others are told when to come back. 0: any"`
+	ConnectBurst        int           `yaml:"connect_burst" env:"CONNECT_BURST" default:"10000" doc:"devices that are let in at once"`
+	MaxConnections      int           `yaml:"max_connections" env:"MAX_CONNECTIONS" doc:"most devices at a time; 0: what memory allows"`
+	AddressConnections  int           `yaml:"address_connections" env:"ADDRESS_CONNECTIONS" doc:"most devices of one client address (IPv6: of a /64); mobile carriers put many behind one. 0: any"`
+	AddressRate         float64       `yaml:"address_rate" env:"ADDRESS_RATE" doc:"CONNECTs a second of one client address; ten seconds' worth may come at once. 0: any"`
+	AppConnections      int           `yaml:"app_connections" env:"APP_CONNECTIONS" doc:"most devices of one app at a time; 0: any"`
+	AppRate             float64       `yaml:"app_rate" env:"APP_RATE" doc:"CONNECTs a second of one app; ten seconds' worth may come at once. 0: any"`
+	AddressBytes        float64       `yaml:"address_bytes" env:"ADDRESS_BYTES" doc:"bytes a second from one client address, once its devices have proved themselves; ten seconds' worth may come at once. 0: any"`
+	AppBytes            float64       `yaml:"app_bytes" env:"APP_BYTES" doc:"bytes a second from the devices of one app; ten seconds' worth may come at once. 0: any"`
+	FlapPerMinute       int           `yaml:"flap_per_minute" env:"FLAP_PER_MINUTE" default:"20" doc:"how often a minute one device comes in; one that comes more often is told to stay away for 2 s, 4 s, … 32 s, then for flap_ban. 0: any"`
+	AddressFailures     int           `yaml:"address_failures" env:"ADDRESS_FAILURES" default:"120" doc:"connections a minute of one client address that may fail (wrong secret, TLS that fails, no CONNECT), beyond one for each device that comes in; then as above. 0: any"`
+	FlapBan             time.Duration `yaml:"flap_ban" env:"FLAP_BAN" default:"2m" doc:"how long a device, or an address whose connections fail, stays out that goes on"`
+	AcceptRate          float64       `yaml:"accept_rate" env:"ACCEPT_RATE" default:"20000" doc:"connections a second that are looked at; others are closed at once. 0: any"`
+	HandshakeRate       float64       `yaml:"handshake_rate" env:"HANDSHAKE_RATE" doc:"TLS handshakes a second that begin; connections beyond are closed at once. 0: twice connect_rate"`
+	MaxUnidentified     int           `yaml:"max_unidentified" env:"MAX_UNIDENTIFIED" default:"20000" doc:"connections that have not said who they are; others are closed at once. 0: any"`
+	AddressUnidentified int           `yaml:"address_unidentified" env:"ADDRESS_UNIDENTIFIED" doc:"such connections of one client address; 0: any"`
+	MaxBackOff          time.Duration `yaml:"max_back_off" env:"MAX_BACK_OFF" default:"5m" doc:"longest time to come back that a device is told"`
+	MaxOpens            int           `yaml:"max_opens" env:"MAX_OPENS" default:"100000" doc:"sessions that wait to be opened by pushcore; beyond it newcomers are told to come back. 0: any"`
+	MemoryWatermark     float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (or of GOMEMLIMIT) beyond which newcomers are told to come back; 0: never"`
+	CPUWatermark        float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
 
 	ReopenRate      int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
 	Revision        string        `yaml:"revision" env:"REVISION" doc:"what sets apart the gateways of one rollout from those that they replace, such as the hash of a pod's template; empty: a stopping gateway waits for no rollout"`
@@ -109,12 +114,15 @@ func (c *Config) Validate() error {
 		return errors.New("packet_rate must be over 0 and packet_burst at least 1")
 	case c.ReopenRate < 1 || c.DrainRate < 1:
 		return errors.New("reopen_rate and drain_rate must be at least 1")
-	case c.ConnectRate < 0 || c.AddressRate < 0 || c.AppRate < 0 || c.AddressBytes < 0 || c.AppBytes < 0:
-		return errors.New("connect_rate, address_rate, app_rate, address_bytes and app_bytes must not be negative")
+	case c.ConnectRate < 0 || c.AddressRate < 0 || c.AppRate < 0 || c.AddressBytes < 0 || c.AppBytes < 0 ||
+		c.AcceptRate < 0 || c.HandshakeRate < 0:
+		return errors.New("connect_rate, accept_rate, handshake_rate, address_rate, app_rate, address_bytes and app_bytes must not be negative")
 	case c.ConnectRate > 0 && c.ConnectBurst < 1:
 		return errors.New("connect_burst must be at least 1")
 	case c.MaxConnections < 0 || c.AddressConnections < 0 || c.AppConnections < 0 || c.FlapPerMinute < 0 || c.MaxOpens < 0:
 		return errors.New("max_connections, address_connections, app_connections, flap_per_minute and max_opens must not be negative")
+	case c.AddressFailures < 0 || c.MaxUnidentified < 0 || c.AddressUnidentified < 0:
+		return errors.New("address_failures, max_unidentified and address_unidentified must not be negative")
 	case c.MaxBackOff < time.Second || c.FlapBan < 0:
 		return errors.New("max_back_off must be at least 1s, flap_ban not negative")
 	case c.MemoryWatermark < 0 || c.MemoryWatermark > 1 || c.CPUWatermark < 0 || c.CPUWatermark > 1:
@@ -163,10 +171,16 @@ func (c *Config) balancers() (proxy.Networks, error) {
 }
 
 func (c *Config) limits() gate.Limits {
+	handshakes := c.HandshakeRate
+	if handshakes == 0 {
+		handshakes = 2 * c.ConnectRate
+	}
 	return gate.Limits{
 		ConnectRate: c.ConnectRate, ConnectBurst: c.ConnectBurst,
 		Connections: c.MaxConnections, AddressConnections: c.AddressConnections, AppConnections: c.AppConnections,
 		AddressRate: c.AddressRate, AppRate: c.AppRate, AddressBytes: c.AddressBytes, AppBytes: c.AppBytes,
 		FlapPerMinute: c.FlapPerMinute, FlapBan: c.FlapBan, MaxBackOff: c.MaxBackOff,
+		AddressFailures: c.AddressFailures, AcceptRate: c.AcceptRate, HandshakeRate: handshakes,
+		Unidentified: c.MaxUnidentified, AddressUnidentified: c.AddressUnidentified,
 	}
 }

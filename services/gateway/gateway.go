@@ -214,7 +214,7 @@ func (g *Gateway) build() error {
 		Loops: n, Processors: processors, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
-		Door: g.door, Gate: gate.New(c.limits(), g.stayAway), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
+		Door: g.door, Gate: gate.New(c.limits(), g.keepsOut), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
 	})
 	if err != nil {
 		return err
@@ -226,15 +226,18 @@ func (g *Gateway) build() error {
 	return g.bus.Listen(g.core.Incarnation())
 }
 
-// opensPause is when newcomers are told to come back while too many sessions wait to be opened.
+// opensPause is when newcomers are told to come back, at the earliest, while too many sessions wait to be opened.
 const opensPause = 5 * time.Second
 
-// stayAway returns how long newcomers stay away because the gateway has all it can bear, 0 if they may come.
-func (g *Gateway) stayAway() time.Duration {
+// keepsOut says whether the gateway has all it can bear.
+func (g *Gateway) keepsOut() gate.Pause {
 	if g.config.MaxOpens > 0 && g.core.Opening() >= g.config.MaxOpens {
-		return opensPause
+		return gate.Pause{Reason: gate.Opens, For: opensPause, Rate: g.core.OpenRate()}
 	}
-	return g.pressure.StayAway()
+	if pause := g.pressure.StayAway(); pause > 0 {
+		return gate.Pause{Reason: gate.Overload, For: pause}
+	}
+	return gate.Pause{}
 }
 
 // listen opens the listeners: the loops' own, and that of health and metrics.

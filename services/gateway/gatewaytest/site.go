@@ -95,7 +95,7 @@ func (s *Site) StartGateway(t testing.TB, o Options) {
 	if err := config.Defaults(&c); err != nil {
 		t.Fatal(err)
 	}
-	c.DrainWait, c.CPUWatermark, c.FlapPerMinute = 0, 0, 0 // tests run at full speed
+	c.DrainWait, c.CPUWatermark = 0, 0 // tests run at full speed
 	c.TelemetryOptions = []telemetry.Option{telemetry.WithLogs(s.Logs)}
 	if o.Config != nil {
 		o.Config(&c)

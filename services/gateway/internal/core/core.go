@@ -13,6 +13,7 @@ import (
 
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
 	"github.com/halleypush/halley/services/gateway/internal/loop"
+	"github.com/halleypush/halley/services/gateway/internal/pace"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
 
@@ -61,12 +62,14 @@ type Client struct {
 	repair      repair                 // guarded by mu
 	opens       map[uint64]*opening    // guarded by mu: by session number
 	openQueue   []uint64               // guarded by mu: may name sessions that are gone
-	pulls       []pull                 // guarded by mu
-	closes      []loop.Close           // guarded by mu
-	work        chan struct{}          // has room for one: there may be something to send
-	renewNow    chan struct{}          // has room for one: the lease is over, as a batch was told, or a drain begins
-	draining    bool                   // guarded by mu
-	last        chan struct{}          // closed once this gateway drains and none that a rollout replaces takes devices
+	opened      pace.Meter             // guarded by mu: of answers to them
+	begun       time.Time
+	pulls       []pull        // guarded by mu
+	closes      []loop.Close  // guarded by mu
+	work        chan struct{} // has room for one: there may be something to send
+	renewNow    chan struct{} // has room for one: the lease is over, as a batch was told, or a drain begins
+	draining    bool          // guarded by mu
+	last        chan struct{} // closed once this gateway drains and none that a rollout replaces takes devices
 }
 
 // opening is a session that is to be opened, or is being opened.
@@ -97,7 +100,7 @@ func New(
 		incarnation: &gatewayv1.Incarnation{Gateway: hex.EncodeToString(id[:]), Number: 1},
 		repair:      repair{open: map[int]int{}},
 		opens:       map[uint64]*opening{}, work: make(chan struct{}, 1), renewNow: make(chan struct{}, 1),
-		last: make(chan struct{}),
+		last: make(chan struct{}), begun: time.Now(),
 	}
 }
 
@@ -192,6 +195,13 @@ func (c *Client) Opening() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.opens)
+}
+
+// OpenRate returns how many sessions a second pushcore opens lately.
+func (c *Client) OpenRate() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.opened.PerSecond(time.Since(c.begun))
 }
 
 // Flushed reports whether no close waits to be sent, nor an answer that a close must follow.

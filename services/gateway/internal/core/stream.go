@@ -252,6 +252,7 @@ func (c *Client) takeOpened(b *batch, part *gatewayv1.SessionsResponse, m *messa
 		}
 		c.settleLocked(o.GetSession(), p)
 	}
+	c.opened.Add(time.Since(c.begun), len(part.GetOpened()))
 	return answers
 }
 

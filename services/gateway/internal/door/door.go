@@ -36,7 +36,7 @@ const (
 	// unknownFor is how long an app stays unknown without asking again, and maxUnknown how many are remembered.
 	unknownFor = 5 * time.Second
 	maxUnknown = 10_000
-	// comeBack is when a client that was sent away for lack of room is told to come back, with as much again at random.
+	// comeBack is when a client that was sent away for lack of room is told to come back at the earliest.
 	comeBack = 2 * time.Second
 )
 
@@ -135,7 +135,7 @@ func (d *Door) background(ask func(ctx context.Context)) (loop.Admission, bool) 
 }
 
 func busy() loop.Admission {
-	return loop.Admission{Refuse: mqtt.QuotaExceeded, Reason: "too many connections wait", RetryAfter: comeBack + rand.N(comeBack)}
+	return loop.Admission{Refuse: mqtt.QuotaExceeded, Reason: "too many connections wait", RetryAfter: comeBack, Crowd: true}
 }
 
 // askForApp asks pushcore for an app, once for all who wait for it.
@@ -312,14 +312,14 @@ func (d *Door) register(ctx context.Context, app *session.App, c *mqtt.Connect, 
 // refusal returns what a client hears when pushcore said no, or nothing.
 func refusal(err error) loop.Admission {
 	s := status.Convert(err)
-	a := loop.Admission{Refuse: mqtt.ServerUnavailable, RetryAfter: comeBack + rand.N(comeBack)}
+	a := loop.Admission{Refuse: mqtt.ServerUnavailable, RetryAfter: comeBack, Crowd: true}
 	switch s.Code() {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "wrong app or client key"}
 	case codes.InvalidArgument:
 		return loop.Admission{Refuse: mqtt.PayloadFormatInvalid, Reason: s.Message()}
 	case codes.ResourceExhausted:
-		a.Refuse, a.Reason = mqtt.ConnectionRateExceeded, s.Message()
+		a = loop.Admission{Refuse: mqtt.ConnectionRateExceeded, Reason: s.Message(), RetryAfter: comeBack + rand.N(comeBack)}
 	}
 	for _, detail := range s.Details() {
 		if retry, ok := detail.(*errdetails.RetryInfo); ok {

@@ -143,42 +143,22 @@ func TestRatesOfAnAddressAndOfAnApp(t *testing.T) {
 	}
 }
 
-func TestADeviceThatFlapsStaysOutForAWhile(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		g := New(Limits{FlapPerMinute: 6, FlapBan: 2 * time.Minute}, nil)
-		for range 6 {
-			g.Leave(wantEntry(t, g, home, 1, 7), 1)
-		}
-		back := wantRefusal(t, g, home, 1, 7, Flapping)
-		if back < 2*time.Minute {
-			t.Errorf("comes back after %v", back)
-		}
-		wantEntry(t, g, home, 1, 8) // another one
-		time.Sleep(time.Minute)     //nolint:forbidigo // fake time
-		wantRefusal(t, g, home, 1, 7, Flapping)
-		time.Sleep(2*time.Minute + 10*time.Second) //nolint:forbidigo // fake time
-		wantEntry(t, g, home, 1, 7)
-	})
-}
-
-func TestOverloadKeepsNewcomersOut(t *testing.T) {
-	t.Parallel()
-	pause := 5 * time.Second
-	g := New(Limits{}, func() time.Duration { return pause })
-	wantRefusal(t, g, home, 1, 1, Overload)
-	pause = 0
-	wantEntry(t, g, home, 1, 1)
-}
-
 func TestEnteringAllocatesNothing(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
 	g := New(Limits{
 		ConnectRate: 1e9, ConnectBurst: 1e9, Connections: 1e9, AddressConnections: 1e9, AppConnections: 1e9, AddressRate: 1e9,
-		AppRate: 1e9, FlapPerMinute: 1e9,
+		AppRate: 1e9, FlapPerMinute: 1e9, AddressFailures: 1e9, AcceptRate: 1e9, HandshakeRate: 1e9, Unidentified: 1e9, AddressUnidentified: 1e9,
 	}, nil)
 	var n uint64
 	allocated := testing.AllocsPerRun(1000, func() {
 		n++
+		if why := g.Arrive(true); why != "" {
+			t.Fatal(why)
+		}
+		knock, why := g.Introduce(home)
+		if why != "" {
+			t.Fatal(why)
+		}
+		g.Depart(knock, false)
 		pass, r := g.Enter(home, 1, n)
 		if r != nil {
 			t.Fatal(r)
@@ -187,5 +167,30 @@ func TestEnteringAllocatesNothing(t *testing.T) { //nolint:paralleltest // it co
 	})
 	if allocated != 0 {
 		t.Errorf("%v allocations", allocated)
+	}
+}
+
+// BenchmarkAGoodConnect is what the gate costs a connection that comes in, with what gateways bound by default and a million
+// devices in the tables.
+func BenchmarkAGoodConnect(b *testing.B) {
+	g := New(Limits{
+		ConnectRate: 1e9, ConnectBurst: 1e9, FlapPerMinute: 20, FlapBan: 2 * time.Minute, AddressFailures: 120, AcceptRate: 1e9, Unidentified: 20_000,
+	}, nil)
+	device := uint64(0)
+	connect := func() {
+		device++
+		_ = g.Arrive(false)
+		pass, _ := g.Introduce(home)
+		_ = g.Slowed(pass)
+		g.Depart(pass, false)
+		if _, r := g.Enter(home, 1, device%5_000_000); r != nil {
+			b.Fatal(r)
+		}
+	}
+	for range 1_000_000 {
+		connect()
+	}
+	for b.Loop() {
+		connect()
 	}
 }

@@ -4,6 +4,7 @@ package loop
 
 import (
 	"bytes"
+	"net/netip"
 	"time"
 
 	"github.com/halleypush/halley/services/gateway/internal/gate"
@@ -18,6 +19,7 @@ func (l *Loop) greet(i int32, data []byte, own bool) {
 	gen := c.gen
 	connect, used, refused := c.hello.Input(&l.out, l.set.limits, data)
 	if refused != mqtt.Success {
+		c.rest.failed = true
 		l.set.metrics.connects.WithLabelValues(outcomeOf(refused)).Inc()
 	}
 	l.perform(i)
@@ -26,6 +28,10 @@ func (l *Loop) greet(i int32, data []byte, own bool) {
 	}
 	l.keep(i, data[used:], own)
 	if connect == nil {
+		return
+	}
+	if r := l.set.gate.Slowed(c.pass); r != nil {
+		l.turnAway(i, r)
 		return
 	}
 	c.state = stateAdmitting
@@ -37,11 +43,46 @@ func (l *Loop) greet(i int32, data []byte, own bool) {
 	}
 }
 
+// welcome has the gate count a connection of which no more is known than where it comes from. It reports false if it is to be
+// closed without a word.
+func (s *Set) welcome(a *arrival) bool {
+	if !s.wanted(s.gate.Arrive(a.port.TLS != nil)) {
+		return false
+	}
+	if a.port.Balancers != nil || s.meet(a.remote, &a.pass) { // a balancer says first who its client is
+		return true
+	}
+	s.gate.Depart(0, false)
+	return false
+}
+
+// meet asks the gate about a client's address, likewise.
+func (s *Set) meet(remote netip.Addr, pass *gate.Pass) bool {
+	known, why := s.gate.Introduce(remote)
+	*pass = known
+	return s.wanted(why)
+}
+
+func (s *Set) wanted(why gate.Reason) bool {
+	if why != "" {
+		s.metrics.closings[why].Inc()
+	}
+	return why == ""
+}
+
+// depart tells the gate of a connection that has said who it is, or is over.
+func (l *Loop) depart(c *conn, failed bool) {
+	if c.rest.knocked {
+		c.rest.knocked = false
+		l.set.gate.Depart(c.pass, failed)
+	}
+}
+
 // turnAway refuses a connection that there is no room for, and names a time to come back.
 func (l *Loop) turnAway(i int32, r *gate.Refusal) {
 	code := mqtt.QuotaExceeded
 	switch r.Reason {
-	case gate.Rate, gate.AddressRate, gate.AppRate, gate.Flapping:
+	case gate.Rate, gate.AddressRate, gate.AppRate, gate.Flapping, gate.AddressFailing:
 		code = mqtt.ConnectionRateExceeded
 	}
 	l.set.metrics.refusals[r.Reason].Inc()
@@ -79,6 +120,10 @@ func (l *Loop) admit(i int32, a Admission) {
 		if r := c.rest.ride; r != nil {
 			r.refusal = callError(refusalOf(a.Refuse), "", "%s", a.Reason)
 		}
+		if a.Crowd {
+			a.RetryAfter = l.set.gate.ComeBack(a.RetryAfter)
+		}
+		c.rest.failed = refusalOf(a.Refuse) == "UNAUTHENTICATED" // and not for what we lack
 		c.hello.Refuse(&l.out, a.Refuse, a.Reason, a.RetryAfter)
 		l.perform(i)
 		return
@@ -88,6 +133,7 @@ func (l *Loop) admit(i int32, a Admission) {
 		l.turnAway(i, refusal)
 		return
 	}
+	l.depart(c, false)
 	m := &move{
 		fd: c.fd, outside: c.rest.outside, tls: c.rest.tls, websocket: c.rest.websocket, ride: c.rest.ride, transport: c.transport,
 		begun: c.hello.Begun, in: c.rest.in, connect: c.rest.connect, admission: a, gate: l.set.gate, pass: pass,

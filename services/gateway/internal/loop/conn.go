@@ -33,7 +33,7 @@ type conn struct {
 	rest  *rest
 	hello session.Unidentified
 	link  link
-	pass  gate.Pass // of a live one
+	pass  gate.Pass // of its address, once that is known
 	fd    int32     // none: not a native socket
 	gen   uint32
 	state byte
@@ -48,6 +48,8 @@ type rest struct {
 	in      []byte // the beginning of a packet that is not complete
 	out     []byte // what the socket did not take yet
 	waiting bool   // for the socket to become writable
+	knocked bool   // the gate counts it among those that have not said who they are
+	failed  bool   // it did what no device does
 	outside *outside
 
 	port      *Port // until the connection is admitted

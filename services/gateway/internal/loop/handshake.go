@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,11 @@ import (
 // TLS begins in a goroutine of its own, because crypto/tls has no other form, over Go's own poller, which wakes goroutines for
 // less than a loop could. Afterwards the connection moves into a loop.
 
-var errTooMany = errors.New("too many handshakes are under way")
+var (
+	errTooMany   = errors.New("too many handshakes are under way")
+	errUnwelcome = errors.New("the gate does not want it")
+	errLeft      = errors.New("the client left without a word")
+)
 
 // shakers bound the TLS handshakes of a gateway: how many may be under way, and how many of them may compute at a time, so that
 // loops get their share of the processors. One that waits for its peer computes nothing: silent peers keep nobody waiting.
@@ -85,8 +90,11 @@ func (c *slow) Read(b []byte) (int, error) {
 // shake makes the handshake of a connection, which begins when the client's first byte has come. The caller bounds its time.
 func (s *Set) shake(conn net.Conn, config *tls.Config) (*secured, error) {
 	var first [1]byte
-	if _, err := io.ReadFull(conn, first[:]); err != nil {
+	switch _, err := io.ReadFull(conn, first[:]); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fmt.Errorf("handshake: %w", err)
+	case err != nil:
+		return nil, errLeft
 	}
 	if !s.shakers.enter() {
 		s.metrics.handshakes[shakeTooMany].Inc()
@@ -121,18 +129,21 @@ func (s *Set) introduced(conn net.Conn, a *arrival) error {
 }
 
 // bring takes a connection that a goroutine has accepted through what comes before the loops.
-func (s *Set) bring(raw net.Conn, p *Port) {
+func (s *Set) bring(raw net.Conn, a arrival) {
 	defer s.brought(raw)
-	a := arrival{fd: none, port: p, transport: p.transport(), remote: addressOf(raw), begun: time.Now()}
+	p := a.port
 	_ = raw.SetDeadline(a.begun.Add(session.ConnectWithin)) // fails only if it is closed
 	var err error
 	if p.Balancers != nil {
-		err = s.introduced(raw, &a)
+		if err = s.introduced(raw, &a); err == nil && !s.meet(a.remote, &a.pass) {
+			err = errUnwelcome
+		}
 	}
 	if err == nil && p.TLS != nil {
 		a.tls, err = s.shake(raw, p.TLS)
 	}
 	if err != nil {
+		s.gate.Depart(a.pass, !errors.Is(err, errTooMany) && !errors.Is(err, errLeft))
 		_ = raw.Close() // it is not wanted
 		return
 	}

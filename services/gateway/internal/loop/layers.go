@@ -201,6 +201,8 @@ func (l *Loop) introduce(i int32, data []byte, own bool) {
 		l.close(i, session.Malformed)
 	case used == 0:
 		l.keep(i, data, own)
+	case !l.set.meet(client, &c.pass):
+		l.close(i, session.Refused)
 	default:
 		c.rest.remote, c.rest.in = client, nil
 		l.inwards(i)

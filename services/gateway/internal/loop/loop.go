@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/halleypush/halley/pkg/ordinal"
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/receipt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
@@ -192,19 +193,20 @@ type arrival struct {
 	tls       *secured           // the handshake is through
 	websocket *websocket.Decoder // the upgrade is through
 	remote    netip.Addr
+	pass      gate.Pass // 0: not known yet, or none
 	begun     time.Time // zero: now
 }
 
-// begin makes a connection of what has come.
+// begin makes a connection of what has come and is welcome.
 func (l *Loop) begin(a arrival) {
 	i := l.conns.take()
 	c := l.conns.at(i)
-	c.state, c.fd, c.transport = stateIntro, a.fd, a.transport
+	c.state, c.fd, c.transport, c.pass = stateIntro, a.fd, a.transport, a.pass
 	c.hello = session.Unidentified{Begun: l.clock.Since}
 	if !a.begun.IsZero() {
 		c.hello.Begun = a.begun.Sub(l.set.begun)
 	}
-	c.rest = &rest{remote: a.remote, outside: a.outside, port: a.port, tls: a.tls, websocket: a.websocket}
+	c.rest = &rest{knocked: true, remote: a.remote, outside: a.outside, port: a.port, tls: a.tls, websocket: a.websocket}
 	if a.port.Balancers == nil {
 		l.inwards(i)
 	}

@@ -18,6 +18,7 @@ type Metrics struct {
 	count             atomic.Int64 // of sessions
 	connects          *prometheus.CounterVec
 	refusals          map[gate.Reason]prometheus.Counter
+	closings          map[gate.Reason]prometheus.Counter
 	closes            *prometheus.CounterVec
 	opens             *prometheus.CounterVec
 	direct            map[gatewayv1.DeliverResponse_Result]prometheus.Counter
@@ -130,6 +131,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}),
 		audience: map[session.Result]prometheus.Counter{},
 		refusals: map[gate.Reason]prometheus.Counter{},
+		closings: map[gate.Reason]prometheus.Counter{},
 	}
 	registry.MustRegister(m.sessions, m.slices)
 	connections := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -142,6 +144,10 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	refusals := counter("refusals_total", "CONNECT packets that were refused to bound what comes in, by reason.", "reason")
 	for _, reason := range gate.Reasons() {
 		m.refusals[reason] = refusals.WithLabelValues(string(reason))
+	}
+	closings := counter("turned_away_total", "Connections that were closed without a word before they said who they are, by reason.", "reason")
+	for _, reason := range gate.Closings() {
+		m.closings[reason] = closings.WithLabelValues(string(reason))
 	}
 	handshakes := counter("handshakes_total", "TLS handshakes, by how they ended.", "outcome", shakeNames[:]...)
 	for outcome, name := range shakeNames {

@@ -242,7 +242,10 @@ func (l *Loop) over(i int32, reason session.Reason) {
 	}
 	if c.state == stateLive {
 		l.endSession(i, reason)
+		return
 	}
+	late := reason == session.ConnectTimeout && c.state < stateAdmitting // and not because others did not answer
+	l.depart(c, c.rest.failed || late || reason == session.Malformed)
 }
 
 // free gives a connection and its socket back.

@@ -122,7 +122,12 @@ func (l *Loop) accept(n *listener) {
 		if !ok {
 			return
 		}
-		l.begin(arrival{fd: int32(fd), port: n.port, transport: n.port.transport(), remote: remote})
+		a := arrival{fd: int32(fd), port: n.port, transport: n.port.transport(), remote: remote}
+		if !l.set.welcome(&a) {
+			closeNative(fd)
+			continue
+		}
+		l.begin(a)
 	}
 }
 
@@ -160,11 +165,13 @@ func (s *Set) acceptFrom(listener net.Listener, p *Port) {
 				time.Sleep(acceptPause)
 				continue
 			}
-			if !s.awaited(conn) {
-				_ = conn.Close() // it comes too late
+			a := arrival{fd: none, port: p, transport: p.transport(), remote: addressOf(conn), begun: time.Now()}
+			if !s.awaited(conn) || !s.welcome(&a) {
+				_ = conn.Close() // it comes too late, or there are too many
+				s.brought(conn)
 				continue
 			}
-			s.outsides.Go(func() { s.bring(conn, p) })
+			s.outsides.Go(func() { s.bring(conn, a) }) // as many at the most as the gate lets be unidentified
 		}
 	})
 }

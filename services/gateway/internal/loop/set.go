@@ -43,6 +43,8 @@ type Admission struct {
 	// Reason is told to an MQTT 5 client that is refused; RetryAfter when to come back, if that helps.
 	Reason     string
 	RetryAfter time.Duration
+	// Crowd: very many may be refused so at a time, so that each is told a time of its own, after RetryAfter.
+	Crowd bool
 
 	App        *session.App
 	Ordinal    uint64
@@ -209,22 +211,27 @@ func (s *Set) Stop() {
 // them when they end.
 func (s *Set) WebSocket() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := arrival{fd: none, port: &Port{}, transport: WebSocket, websocket: &websocket.Decoder{}, remote: parseAddress(r.RemoteAddr)}
+		if !s.welcome(&a) {
+			http.Error(w, "too many connections", http.StatusServiceUnavailable)
+			return
+		}
 		answer, ok := websocket.Upgrade(r)
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil { // HTTP/2, which has no such upgrade
+			s.gate.Depart(a.pass, false)
 			http.Error(w, "WebSocket needs HTTP/1.1", http.StatusUpgradeRequired)
 			return
 		}
 		first, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // that much is there
 		_ = conn.SetDeadline(time.Time{})                            // fails only if it is closed
 		if _, err := conn.Write(answer); err != nil || !ok {
+			s.gate.Depart(a.pass, false)
 			_ = conn.Close() // it is not wanted
 			return
 		}
-		s.adopt(arrival{
-			fd: none, outside: newOutside(conn, bytes.Clone(first), &s.outsides), port: &Port{}, transport: WebSocket,
-			websocket: &websocket.Decoder{}, remote: addressOf(conn),
-		})
+		a.outside = newOutside(conn, bytes.Clone(first), &s.outsides)
+		s.adopt(a)
 	})
 }
 
@@ -254,8 +261,10 @@ func (a *adopt) run(l *Loop) {
 }
 
 // addressOf returns a peer's address, invalid if it has none.
-func addressOf(conn net.Conn) netip.Addr {
-	address, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+func addressOf(conn net.Conn) netip.Addr { return parseAddress(conn.RemoteAddr().String()) }
+
+func parseAddress(text string) netip.Addr {
+	address, err := netip.ParseAddrPort(text)
 	if err != nil {
 		return netip.Addr{} // unknown is as good as none
 	}
