@@ -1,6 +1,9 @@
 package mqtt
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // Connect is a CONNECT packet (3.1).
 type Connect struct {
@@ -366,6 +369,8 @@ func DecodeUnsubscribe(p Packet, version byte) (*Unsubscribe, error) {
 		return nil, violation("the packet identifier is 0")
 	case len(u.Topics) == 0:
 		return nil, violation("UNSUBSCRIBE names no topic filter")
+	case slices.Contains(u.Topics, ""):
+		return nil, malformed("a topic filter is empty")
 	}
 	return u, nil
 }

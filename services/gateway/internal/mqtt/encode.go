@@ -88,6 +88,29 @@ func (c *Connack) Append(out []byte, version byte) []byte {
 	return appendPacket(out, CONNACK<<4, appendProperties([]byte{0, byte(c.Code)}, list))
 }
 
+// AppendUpTo appends the packet if it is not larger than limit (0: any size), else without its reason, else without user
+// properties, too (MQTT-3.2.2-19, -20), else nothing.
+func (c Connack) AppendUpTo(out []byte, version byte, limit uint32) []byte {
+	for begin := len(out); ; {
+		out = c.Append(out[:begin], version)
+		switch {
+		case Fits(out[begin:], limit):
+			return out
+		case c.Reason != "":
+			c.Reason = ""
+		case c.User != nil:
+			c.User = nil
+		default:
+			return out[:begin]
+		}
+	}
+}
+
+// Fits reports whether a client whose Maximum Packet Size is limit takes a packet (3.1.2.11.4); 0: it takes any.
+func Fits(packet []byte, limit uint32) bool {
+	return limit == 0 || uint64(len(packet)) <= uint64(limit)
+}
+
 // AppendPuback appends a PUBACK packet. A 3.1.1 client learns no code.
 func AppendPuback(out []byte, version byte, id uint16, code Code, reason string) []byte {
 	if version == V311 || code == Success {
@@ -151,6 +174,22 @@ func (d *Disconnect) Append(out []byte, version byte) []byte {
 	}
 	// An empty property list may be left out, but there are clients that miss the code then.
 	return appendPacket(out, DISCONNECT<<4, appendProperties([]byte{byte(d.Code)}, list))
+}
+
+// AppendUpTo appends the packet if it is not larger than limit (0: any size), else without user properties (MQTT-3.14.2-4),
+// else nothing.
+func (d Disconnect) AppendUpTo(out []byte, version byte, limit uint32) []byte {
+	for begin := len(out); ; {
+		out = d.Append(out[:begin], version)
+		switch {
+		case Fits(out[begin:], limit):
+			return out
+		case d.User != nil:
+			d.User = nil
+		default:
+			return out[:begin]
+		}
+	}
 }
 
 // Outgoing is a PUBLISH packet of the server, in parts.

@@ -117,7 +117,7 @@ func (s *Session) hand(out *Output, c Clock, m *Message, user string, slice bool
 	}
 	begin := len(out.Bytes)
 	out.Bytes = m.appendTo(out.Bytes, s.version(), qos, id, user, s.to(), c.Now)
-	if s.maxPacket > 0 && uint32(len(out.Bytes)-begin) > s.maxPacket {
+	if !mqtt.Fits(out.Bytes[begin:], s.maxPacket) {
 		// The client refuses packets of this size; it must not get one, and the server goes on as if it had (3.1.2.11.4).
 		out.Bytes = out.Bytes[:begin]
 		qos = 0

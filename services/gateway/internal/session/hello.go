@@ -16,8 +16,9 @@ const ConnectWithin = 10 * time.Second
 type Unidentified struct {
 	// Begun is when the connection came, on the host's clock.
 	Begun time.Duration
-	// version is what CONNECT said, 0 before.
-	version byte
+	// version and maxPacket are what CONNECT said, 0 before.
+	version   byte
+	maxPacket uint32
 }
 
 // Input looks for the CONNECT at the beginning of what came from the peer. It returns nil and 0 while that is not complete,
@@ -36,7 +37,7 @@ func (u *Unidentified) Input(out *Output, l Limits, input []byte) (c *mqtt.Conne
 		c, err = mqtt.DecodeConnect(p)
 	}
 	if c != nil {
-		u.version = c.Version
+		u.version, u.maxPacket = c.Version, c.MaximumPacketSize
 	}
 	if err == nil {
 		err = acceptable(c)
@@ -69,7 +70,7 @@ func acceptable(c *mqtt.Connect) error {
 }
 
 // Refuse answers the CONNECT with a code and closes. An MQTT 5 client is told the reason, and when to come back if retryAfter
-// is not 0.
+// is not 0, as far as it takes packets of that size.
 func (u *Unidentified) Refuse(out *Output, code mqtt.Code, reason string, retryAfter time.Duration) {
 	ack := mqtt.Connack{Code: code, Reason: reason}
 	if retryAfter > 0 {
@@ -79,7 +80,7 @@ func (u *Unidentified) Refuse(out *Output, code mqtt.Code, reason string, retryA
 	if u.version <= mqtt.V311 {
 		version = mqtt.V311 // the form that older clients know, too
 	}
-	out.Bytes = ack.Append(out.Bytes, version)
+	out.Bytes = ack.AppendUpTo(out.Bytes, version, u.maxPacket)
 	out.close(Refused)
 }
 

@@ -376,7 +376,7 @@ func (s *Session) reply(out *Output, c Clock, k call, answer Answer) {
 	begin := len(out.Bytes)
 	var offset int
 	out.Bytes, offset = o.Append(out.Bytes, s.version(), nil)
-	if s.maxPacket > 0 && uint32(len(out.Bytes)-begin) > s.maxPacket {
+	if !mqtt.Fits(out.Bytes[begin:], s.maxPacket) {
 		out.Bytes = out.Bytes[:begin]
 		return
 	}
@@ -411,9 +411,23 @@ func (s *Session) subscribe(out *Output, p mqtt.Packet) error {
 	for i, f := range sub.Filters {
 		codes[i] = s.grant(out, f)
 	}
+	begin := len(out.Bytes)
 	out.Bytes = mqtt.AppendSuback(out.Bytes, s.version(), sub.PacketID, codes)
+	if err := s.codesFit(out, begin); err != nil {
+		return err
+	}
 	s.open(out)
 	return nil
+}
+
+// codesFit takes a SUBACK or UNSUBACK back that is larger than the client takes. Such a client waits for its codes in vain,
+// so that the connection ends.
+func (s *Session) codesFit(out *Output, begin int) error {
+	if mqtt.Fits(out.Bytes[begin:], s.maxPacket) {
+		return nil
+	}
+	out.Bytes = out.Bytes[:begin]
+	return &mqtt.Error{Code: mqtt.PacketTooLarge, Reason: "the codes for so many topics are larger than the client takes"}
 }
 
 func (s *Session) grant(out *Output, f mqtt.Filter) mqtt.Code {
@@ -453,7 +467,11 @@ func (s *Session) unsubscribe(out *Output, p mqtt.Packet) error {
 			codes[i] = mqtt.NoSubscriptionExisted
 		}
 	}
+	begin := len(out.Bytes)
 	out.Bytes = mqtt.AppendUnsuback(out.Bytes, s.version(), u.PacketID, codes)
+	if err := s.codesFit(out, begin); err != nil {
+		return err
+	}
 	if s.is(opened) || s.is(asked) {
 		s.open(out)
 	}

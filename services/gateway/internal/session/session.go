@@ -162,7 +162,8 @@ type Start struct {
 	Rides bool
 }
 
-// New returns the session of an identified connection and appends its CONNACK.
+// New returns the session of an identified connection and appends its CONNACK. For a client that does not take a packet as
+// large as that, it returns a closed one.
 func New(s Start, l Limits, now Clock, out *Output) Session {
 	c := s.Connect
 	session := Session{
@@ -196,7 +197,14 @@ func New(s Start, l Limits, now Clock, out *Output) Session {
 		session.flags |= registered
 		ack.User = []mqtt.UserProperty{{Name: "secret", Value: s.Secret}}
 	}
-	out.Bytes = ack.Append(out.Bytes, c.Version)
+	begin := len(out.Bytes)
+	out.Bytes = ack.Append(out.Bytes, c.Version) // whole: a device that registers needs its secret
+	if !mqtt.Fits(out.Bytes[begin:], c.MaximumPacketSize) {
+		out.Bytes = out.Bytes[:begin]
+		session.flags |= closed
+		out.close(TooLarge)
+		return session
+	}
 	for _, p := range c.User {
 		if p.Name == "deliver" && p.Value == "now" {
 			session.flags |= subscribed | subscribedQoS1
@@ -396,7 +404,7 @@ func (s *Session) Disconnect(out *Output, d mqtt.Disconnect, r Reason) {
 		return
 	}
 	s.flags |= closed
-	out.Bytes = d.Append(out.Bytes, s.version())
+	out.Bytes = d.AppendUpTo(out.Bytes, s.version(), s.maxPacket)
 	out.close(r)
 }
 

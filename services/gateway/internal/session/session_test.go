@@ -231,7 +231,7 @@ func TestReasonStringsAreLeftOutForClientsThatWantNone(t *testing.T) {
 	}{
 		"the rule":                    {mqtt.Connect{Version: mqtt.V5}, true},
 		"no problem information":      {mqtt.Connect{Version: mqtt.V5, NoProblemInformation: true}, false},
-		"only small packets are read": {mqtt.Connect{Version: mqtt.V5, MaximumPacketSize: 20}, false},
+		"only small packets are read": {mqtt.Connect{Version: mqtt.V5, MaximumPacketSize: 40}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
