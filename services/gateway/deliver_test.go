@@ -80,6 +80,30 @@ func TestPubackIsTheArrivedReceipt(t *testing.T) {
 	}
 }
 
+func TestAPushThatTheClientRefusesHasNotArrived(t *testing.T) {
+	t.Parallel() // [4.4.0-2]
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	phone := site.Core.NewDevice(t)
+	wire := site.Online(t, phone)
+	direct, audience := gatewaytest.NewPush("for it"), gatewaytest.NewAudiencePush("for all")
+	wantDelivered(t, site, phone, taken, direct)
+	wire.Refuse(t, wire.NextPush(t, direct), 0x97)
+	site.Core.AwaitReceipt(t, phone, direct, unconfirmed)
+	wantSlice(t, site.Core.Slice(t, audience, phone), gatewaytest.SliceAnswer{Sent: lows(phone)})
+	wire.Refuse(t, wire.NextPush(t, audience), 0x83)
+	site.Core.AwaitReceipt(t, phone, audience, unconfirmed)
+
+	// Who asks again hears the same, and the phone nothing.
+	wantDelivered(t, site, phone, taken, direct)
+	wantSlice(t, site.Core.Slice(t, audience, phone), gatewaytest.SliceAnswer{Sent: lows(phone), SentUnconfirmed: lows(phone)})
+	wire.Ping(t)
+	for _, push := range []gatewaytest.Push{direct, audience} {
+		if n := site.Core.CountReceipts(phone, push, arrived); n != 0 {
+			t.Errorf("push %s has arrived, says the gateway", push.ID)
+		}
+	}
+}
+
 func TestAPushForAUserCarriesTheUser(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})

@@ -128,6 +128,12 @@ func (w *Wire) Ack(t testing.TB, p packets.Packet) {
 	w.Send(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: p.PacketID})
 }
 
+// Refuse answers a PUBLISH with a reason code that says no.
+func (w *Wire) Refuse(t testing.TB, p packets.Packet, code byte) {
+	t.Helper()
+	w.Send(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: p.PacketID, ReasonCode: code})
+}
+
 // Ping sends a PINGREQ and waits for its PINGRESP, so that whatever was sent before has been seen. Nothing else may come.
 func (w *Wire) Ping(t testing.TB) {
 	t.Helper()

@@ -170,18 +170,27 @@ func (s *Session) flightOf(id uint16) int {
 	return -1
 }
 
+// proofOf returns what a PUBACK proves. One that says no proves no arrival, but the message must not be sent again (4.4): it
+// was sent, and that is all that will be known of it.
+func proofOf(code mqtt.Code) ledgerv1.Step {
+	if code >= mqtt.UnspecifiedError {
+		return ledgerv1.Step_STEP_SENT_UNCONFIRMED
+	}
+	return ledgerv1.Step_STEP_ARRIVED
+}
+
 // acked ends a flight.
-func (s *Session) acked(out *Output, c Clock, id uint16) {
+func (s *Session) acked(out *Output, c Clock, id uint16, proof ledgerv1.Step) {
 	i := s.flightOf(id)
 	if i < 0 {
 		return // acknowledged before, or never sent: there is nothing to do (4.3.2)
 	}
 	a := s.active
 	if f := a.flights[i]; f.flags&isReply == 0 {
-		out.receipt(ledgerv1.Step_STEP_ARRIVED, &f)
+		out.receipt(proof, &f)
 		if f.flags&isAudience == 0 {
 			if r := s.remembers(c.Millis(), f.push); r != nil {
-				r.proof = ledgerv1.Step_STEP_ARRIVED
+				r.proof = proof
 			}
 		}
 	}

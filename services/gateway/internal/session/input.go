@@ -111,12 +111,11 @@ func (s *Session) expected(p mqtt.Packet) bool {
 func (s *Session) packet(out *Output, c Clock, p mqtt.Packet) error {
 	switch p.Type() {
 	case mqtt.PUBACK:
-		id, _, err := mqtt.DecodePuback(p, s.version())
+		id, code, err := mqtt.DecodePuback(p, s.version())
 		if err != nil {
 			return err
 		}
-		// A reason code that says no is an acknowledgement all the same: the phone has the message.
-		s.acked(out, c, id)
+		s.acked(out, c, id, proofOf(code))
 		return nil
 	case mqtt.PINGREQ:
 		if err := mqtt.CheckPingreq(p); err != nil {

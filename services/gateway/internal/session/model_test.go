@@ -48,6 +48,7 @@ type push struct {
 	final                      bool // the ledger knows that it arrived, or was sent and cannot be confirmed
 	came                       bool // at the phone, ever
 	handed, acked, unconfirmed bool // what the gateway remembers of an audience push
+	refused                    bool // the phone said no
 }
 
 // sending is a push on its way to a session; 0: pushcore has yet to look who that is.
@@ -186,7 +187,7 @@ func (w *world) receive(p packets.Packet) {
 	if !m.Audience {
 		w.direct++
 	}
-	w.seen[id], m.came = sight{w.now, w.direct}, true
+	w.seen[id], m.came, m.refused = sight{w.now, w.direct}, true, false
 	if !m.late && !again {
 		w.last = id
 	}
@@ -231,12 +232,12 @@ func (w *world) receipt(a session.Action) {
 	p := w.find(a.Message)
 	switch a.Step {
 	case ledgerv1.Step_STEP_ARRIVED:
-		if !p.came || p.QoS == 0 {
+		if !p.came || p.QoS == 0 || p.refused {
 			w.t.Fatalf("push %s arrived, says the session", p.ID)
 		}
 		p.acked = true
 	case ledgerv1.Step_STEP_SENT_UNCONFIRMED:
-		if p.QoS != 0 {
+		if p.QoS != 0 && !p.refused {
 			w.t.Fatalf("push %s cannot be confirmed, says the session", p.ID)
 		}
 		p.handed, p.unconfirmed = true, true
@@ -304,14 +305,19 @@ func (w *world) handOver(p *push) {
 	}
 }
 
-func (w *world) ack(n int) {
+// ack has the phone answer the n-th PUBLISH that it has not answered; over MQTT 5 it may say no.
+func (w *world) ack(n int, no bool) {
 	if w.rig == nil || len(w.inFlight) == 0 {
 		return
 	}
 	n %= len(w.inFlight)
-	id := w.inFlight[n].id
+	id, p := w.inFlight[n].id, w.inFlight[n].push
 	w.inFlight = append(w.inFlight[:n:n], w.inFlight[n+1:]...)
-	w.say(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id})
+	ack := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id}
+	if no && w.rig.client == mqtt.V5 {
+		ack.ReasonCode, p.refused = 0x97, true
+	}
+	w.say(ack)
 }
 
 func (w *world) say(p packets.Packet) {

@@ -19,7 +19,7 @@ func (w *world) step(b byte) {
 	case 1, 2, 3:
 		w.send()
 	case 4, 5:
-		w.ack(arg)
+		w.ack(arg, arg >= 14)
 	case 6:
 		w.takeAll()
 	case 7:
@@ -102,7 +102,7 @@ func (w *world) finish() {
 		}
 		for w.rig != nil && (len(w.sending) > 0 || len(w.inFlight) > 0 || len(w.pulls) > 0 || w.opening != nil) {
 			w.send()
-			w.ack(0)
+			w.ack(0, false)
 			w.takeAll()
 			w.answerOpen()
 			w.answerPull(false)
