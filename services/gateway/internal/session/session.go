@@ -32,6 +32,8 @@ const (
 	// probesPerClose: without an acknowledgement for the app's ack timeout the connection is probed, and for so many times
 	// as long it is closed, so that the phone comes back and what it misses is sent again.
 	probesPerClose = 3
+	// fullFor is how long a window may be full without an acknowledgement, where the app's ack timeout allows more.
+	fullFor = time.Minute
 )
 
 // App is an app as its sessions need it. It is immutable.

@@ -47,7 +47,7 @@ func (s *Session) tickActive(out *Output, c Clock) time.Duration {
 		f := &s.active.flights[i]
 		age := time.Duration(c.Millis()-f.at) * time.Millisecond
 		switch {
-		case age >= probesPerClose*s.App.AckTimeout:
+		case age >= s.patience(i):
 			s.disconnect(out, mqtt.KeepAliveTimeout, NoAck)
 			return time.Hour
 		case age >= s.App.AckTimeout && f.flags&isProbed == 0:
@@ -57,7 +57,7 @@ func (s *Session) tickActive(out *Output, c Clock) time.Duration {
 		if age >= sentAfter {
 			s.reportSent(out, f)
 		}
-		next = min(next, s.dueOf(f, age))
+		next = min(next, s.dueOf(i, age))
 	}
 	next = min(next, s.giveUpCalls(out, c))
 	if s.is(wantPull) && !s.is(pulling) && s.Receiving() {
@@ -73,15 +73,25 @@ func (s *Session) tickActive(out *Output, c Clock) time.Duration {
 	return next
 }
 
+// patience returns how old a flight may become. The last one of a full window is as old as the window has been full.
+func (s *Session) patience(i int) time.Duration {
+	most := probesPerClose * s.App.AckTimeout
+	if s.room() == 0 && i == s.InFlight()-1 {
+		return min(most, fullFor)
+	}
+	return most
+}
+
 // dueOf returns after how long the next thing is due for a flight of this age.
-func (s *Session) dueOf(f *flight, age time.Duration) time.Duration {
+func (s *Session) dueOf(i int, age time.Duration) time.Duration {
+	f, patience := &s.active.flights[i], s.patience(i)
 	switch {
 	case f.flags&(isReported|isReply) == 0:
 		return max(sentAfter-age, 0)
 	case f.flags&isProbed == 0:
-		return max(s.App.AckTimeout-age, 0)
+		return max(min(s.App.AckTimeout, patience)-age, 0)
 	default:
-		return max(probesPerClose*s.App.AckTimeout-age, 0)
+		return max(patience-age, 0)
 	}
 }
 
