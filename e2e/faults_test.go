@@ -14,10 +14,9 @@ import (
 )
 
 const (
-	// downFor is how long a killed part stays away.
-	downFor = 2 * time.Second
-	// afterFault is how many pushes must have been accepted after a fault before it is judged.
-	afterFault = 20
+	// withoutIt is how many pushes are accepted while a killed part is away, afterFault how many must have been accepted after a fault
+	// before it is judged.
+	withoutIt, afterFault = 20, 20
 	// cutFor is how long a gateway is cut from NATS.
 	cutFor = 30 * time.Second
 	// settleWithin bounds how long the fleet may take after a fault until every steady phone has everything.
@@ -61,7 +60,7 @@ type faults struct {
 func nobody(int) bool    { return false }
 func everybody(int) bool { return true }
 
-// last lets a fault last: that is no waiting for something to happen.
+// last lets a fault last for as long as the test is about: that is no waiting for something to happen.
 func last(d time.Duration) { <-time.After(d) }
 
 func (x faults) kills(round int) {
@@ -71,17 +70,17 @@ func (x faults) kills(round int) {
 	gateway := x.cluster.Gateways[killed]
 	x.survive("kill -9 of a gateway", func(i int) bool { return !elsewhere(i) }, func() {
 		gateway.Kill(x.t)
-		last(downFor)
+		x.await(withoutIt, "are accepted without the gateway", x.fleet.acceptedCount)
 		gateway.Start(x.t)
 	})
 	x.survive("kill -9 of pushcore", nobody, func() {
 		x.cluster.Pushcore.Kill(x.t)
-		last(downFor)
+		x.await(1, "are refused without pushcore", x.fleet.refusedCount)
 		x.cluster.Pushcore.Start(x.t)
 	})
 	x.survive("kill -9 of NATS", nobody, func() {
 		x.cluster.NATS.Kill(x.t)
-		last(downFor)
+		x.await(withoutIt, "are accepted without NATS", x.fleet.acceptedCount)
 		x.cluster.NATS.Start(x.t)
 	})
 	x.survive("kill -9 of PostgreSQL", nobody, func() {
@@ -130,18 +129,12 @@ func (x faults) survive(fault string, mayLose func(i int) bool, happen func()) {
 	for i, p := range x.fleet.steady() {
 		before[i] = p.losses()
 	}
-	accepted := len(x.fleet.accepted())
+	accepted := x.fleet.acceptedCount()
 	begun := time.Now()
 	happen()
 	x.cluster.AwaitReady(x.t)
 	ready := time.Since(begun)
-	now := len(x.fleet.accepted())
-	rig.Until(x.t, settleWithin, fault+": pushes are accepted again", func() error {
-		if n := len(x.fleet.accepted()); n < now+afterFault {
-			return fmt.Errorf("%d accepted", n)
-		}
-		return nil
-	})
+	x.await(afterFault, "are accepted after: "+fault, x.fleet.acceptedCount)
 	pushes := x.fleet.accepted()
 	rig.Until(x.t, settleWithin, fault+": the steady phones get what was accepted", func() error {
 		return x.fleet.missing(x.t, pushes, func(i int) bool { return i < steadyPhones })
@@ -157,6 +150,18 @@ func (x faults) survive(fault string, mayLose func(i int) bool, happen func()) {
 	}
 	x.t.Logf("%s: ready after %v, all delivered after %v; %d pushes accepted meanwhile; %d of %d steady phones were disconnected",
 		fault, ready.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond), len(pushes)-accepted, lost, steadyPhones)
+}
+
+// await waits until there are so many more pushes of a kind than now.
+func (x faults) await(more int, what string, count func() int) {
+	x.t.Helper()
+	now := count()
+	rig.Until(x.t, settleWithin, "pushes "+what, func() error {
+		if n := count() - now; n < more {
+			return fmt.Errorf("%d of %d are", n, more)
+		}
+		return nil
+	})
 }
 
 // checkLedger compares what the phones saw with what the ledger says, before and after the phones that are away come back.

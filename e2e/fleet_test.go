@@ -45,8 +45,9 @@ type fleet struct {
 	endLoad     context.CancelFunc
 	endWalks    context.CancelFunc
 
-	mu   sync.Mutex
-	sent []sentPush // guarded by mu
+	mu      sync.Mutex
+	sent    []sentPush // guarded by mu
+	refused int        // guarded by mu: calls that failed
 }
 
 // homes says which gateways a phone tries, in order: half of the phones have one alone.
@@ -143,6 +144,9 @@ func (f *fleet) pushEvery(ctx context.Context, pause time.Duration, choose func(
 				f.mu.Unlock()
 				break
 			}
+			f.mu.Lock()
+			f.refused++
+			f.mu.Unlock()
 			if !wait(f.life, 100*time.Millisecond) {
 				return
 			}
@@ -178,6 +182,15 @@ func (f *fleet) accepted() []sentPush {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.sent)
+}
+
+func (f *fleet) acceptedCount() int { return len(f.accepted()) }
+
+// refusedCount returns how many calls of pushes have failed so far.
+func (f *fleet) refusedCount() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refused
 }
 
 // targets says which phones a push is for.
