@@ -9,8 +9,8 @@ import (
 	"github.com/halleypush/halley/bench/internal/report"
 )
 
-// shakeHands measures how many TLS handshakes a second of processor time is good for. A connection lasts for its handshake,
-// one record that MQTT may not begin with, and the hang-up.
+// shakeHands measures how many TLS handshakes a second of processor time is good for. A connection lasts for its handshake
+// and the client's and the server's close_notify.
 func (b *bench) shakeHands(ctx context.Context) error {
 	starting, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()

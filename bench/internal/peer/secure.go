@@ -47,12 +47,11 @@ func (Secure) Listen(s SecureServer, address *string) error {
 	return nil
 }
 
-// serve answers what a client says first, then reads with a small buffer until it goes. It hangs up on whoever says a PINGREQ.
+// serve answers what a client says first, then reads with a small buffer until it goes.
 func serve(conn *tls.Conn, welcome []byte) {
 	defer conn.Close()
 	buf := make([]byte, 512)
-	n, err := conn.Read(buf)
-	if err != nil || n == 0 || buf[0] == 0xC0 {
+	if _, err := conn.Read(buf); err != nil {
 		return
 	}
 	if _, err := conn.Write(welcome); err != nil {

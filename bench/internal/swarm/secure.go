@@ -111,8 +111,8 @@ func greet(conn *tls.Conn, p Protocol, i int) error {
 	}
 }
 
-// Shake makes TLS connections, count in all. Each says what no client may begin with and reads until the server has closed, so that
-// the server is through with the handshake and has read a record. It returns how many were resumed.
+// Shake makes TLS connections, count in all. Each takes its leave at once (close_notify) and reads until the server has done so, too, so
+// that the server is through with the handshake and has read a record. It returns how many were resumed.
 func Shake(ctx context.Context, address string, certificate []byte, count int, resume bool) (resumed int, err error) {
 	config, err := clientConfig(certificate)
 	if err != nil {
@@ -140,16 +140,13 @@ func Shake(ctx context.Context, address string, certificate []byte, count int, r
 	return int(total.Load()), err
 }
 
-// pingreq is a packet that MQTT does not begin with (MQTT 5, 3.1.0-1).
-var pingreq = []byte{0xC0, 0}
-
 func shake(ctx context.Context, address string, config *tls.Config) (resumed bool, err error) {
 	conn, err := dial(ctx, address, [4]byte{127, 0, 2, 1}, config)
 	if err != nil {
 		return false, err
 	}
 	defer conn.NetConn().Close()
-	if _, err := conn.Write(pingreq); err != nil {
+	if err := conn.CloseWrite(); err != nil {
 		return false, err
 	}
 	if _, err := io.Copy(io.Discard, conn); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {

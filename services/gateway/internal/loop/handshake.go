@@ -147,9 +147,9 @@ func (s *Set) bring(raw net.Conn, a arrival) {
 		_ = raw.Close() // it is not wanted
 		return
 	}
-	_ = raw.SetDeadline(time.Time{}) // as above
 	a.port = &Port{WebSocket: p.WebSocket}
 	if a.fd, err = detach(raw, s.userTimeout); err != nil {
+		_ = raw.SetDeadline(time.Time{}) // as above
 		a.outside = newOutside(raw, nil, &s.outsides)
 	} else {
 		_ = raw.Close() // the loop has a descriptor of its own

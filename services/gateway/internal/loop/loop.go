@@ -224,8 +224,13 @@ func (l *Loop) begin(a arrival) {
 	}
 	_, left := c.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, i, left)
-	if a.tls != nil {
-		l.take(i, nil) // what came with the end of the handshake
+	if a.tls == nil {
+		return
+	}
+	gen := c.gen
+	l.take(i, nil)                    // what came with the end of the handshake
+	if a.fd != none && c.gen == gen { // and since: phones say CONNECT at once, so that the loop need not be woken for it
+		l.read(i)
 	}
 }
 

@@ -261,12 +261,18 @@ func (a *adopt) run(l *Loop) {
 }
 
 // addressOf returns a peer's address, invalid if it has none.
-func addressOf(conn net.Conn) netip.Addr { return parseAddress(conn.RemoteAddr().String()) }
+func addressOf(conn net.Conn) netip.Addr {
+	tcp, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{} // unknown is as good as none
+	}
+	return tcp.AddrPort().Addr().Unmap()
+}
 
 func parseAddress(text string) netip.Addr {
 	address, err := netip.ParseAddrPort(text)
 	if err != nil {
-		return netip.Addr{} // unknown is as good as none
+		return netip.Addr{} // likewise
 	}
 	return address.Addr().Unmap()
 }
