@@ -33,7 +33,6 @@ func TestStorms(t *testing.T) {
 	limit := pace{rate: float64(size) / 5, burst: float64(size) / 25}
 	cluster := rig.StartCluster(t, rig.Options{Gateways: 3, Env: []string{
 		fmt.Sprintf("HALLEY_CONNECT_RATE=%.0f", limit.rate), fmt.Sprintf("HALLEY_CONNECT_BURST=%.0f", limit.burst),
-		"HALLEY_FLAP_PER_MINUTE=0", // the test restarts more often than an operator would
 	}})
 	heard := newAnswers(cluster.MQTTs)
 	c := gather(t, cluster.CreateApp(t, "crowd"), size, func(i int, p *phone) {
