@@ -47,13 +47,13 @@ func (g *Gate) Introduce(address netip.Addr) (Pass, Reason) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now, l := g.now().Sub(g.begun), &g.limits
-	if l.AddressFailures > 0 {
+	if !g.failing.empty() {
+		now := g.now().Sub(g.begun)
 		if o := g.failing.get(uint32(pass), now); o.out(now) {
 			return 0, AddressOut
 		}
 	}
-	if l.AddressUnidentified > 0 {
+	if l := &g.limits; l.AddressUnidentified > 0 {
 		if int(g.unknowns[pass]) >= l.AddressUnidentified {
 			return 0, AddressUnknowns
 		}
@@ -62,13 +62,13 @@ func (g *Gate) Introduce(address netip.Addr) (Pass, Reason) {
 	return pass, ""
 }
 
-// Slowed returns when a client of an address may try again from where too many have failed, 0: now.
+// Slowed refuses a client of an address of which too many connections have failed lately, or returns nil.
 func (g *Gate) Slowed(pass Pass) *Refusal {
-	if pass == 0 || g.limits.AddressFailures <= 0 {
-		return nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if pass == 0 || g.failing.empty() {
+		return nil
+	}
 	now := g.now().Sub(g.begun)
 	o := g.failing.get(uint32(pass), now)
 	if left := o.left(now); left > 0 {

@@ -18,8 +18,15 @@ func newTable[V any](lasts time.Duration, most int) table[V] {
 	return table[V]{lasts: lasts, most: most, young: map[uint32]V{}}
 }
 
+// empty reports whether nothing is remembered, as it is of most tables most of the time.
+func (t *table[V]) empty() bool { return len(t.young)+len(t.old) == 0 }
+
 // get returns what is remembered, or the zero value.
 func (t *table[V]) get(hash uint32, now time.Duration) V {
+	if t.empty() {
+		var none V
+		return none
+	}
 	t.turn(now)
 	if v, ok := t.young[hash]; ok {
 		return v
