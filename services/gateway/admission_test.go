@@ -1,6 +1,9 @@
 package gateway_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -92,6 +95,63 @@ func TestADeviceThatComesAllTheTimeIsSlowed(t *testing.T) {
 	site.Online(t, site.Core.NewDevice(t))
 	if n := site.Metric(t, "halley_gateway_refusals_total", `reason="flapping"`); n != 1 {
 		t.Errorf("%v refusals are counted", n)
+	}
+}
+
+func TestBeyondAWatermarkNewcomersStayAwayAndTheOthersStay(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	write := func(name, text string) {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("proc/self/cgroup", "0::/\n")
+	write("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+	write("sys/fs/cgroup/memory.max", "1000000000000\n")
+	write("sys/fs/cgroup/memory.current", "800000000000\n")
+	for name, c := range map[string]struct {
+		resource string
+		config   func(*gateway.Config)
+		reach    func()
+		relieve  func()
+	}{
+		"memory": {
+			"memory", func(c *gateway.Config) { c.Root = root },
+			func() { write("sys/fs/cgroup/memory.current", "950000000000\n") },
+			func() { write("sys/fs/cgroup/memory.current", "800000000000\n") },
+		},
+		// Anything is more than this share; it is known after ten seconds.
+		"processors": {"cpu", func(c *gateway.Config) { c.CPUWatermark = 1e-9 }, func() {}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := gatewaytest.Start(t, gatewaytest.Options{Config: c.config})
+			phone, late, push := site.Core.NewDevice(t), site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
+			wire := site.Online(t, phone)
+			c.reach()
+			connect := func() packets.Packet {
+				w := site.Dial(t, gatewaytest.V5)
+				defer w.Close()
+				w.Send(t, w.Connect(late))
+				return w.Next(t, packets.Connack)
+			}
+			gatewaytest.Eventually(t, "newcomers stay away", func() bool { return connect().ReasonCode != 0 })
+			if back := refused(t, site, late, 0x97); back < time.Second {
+				t.Errorf("told to come back after %v", back)
+			}
+			if site.Metric(t, "halley_gateway_refusals_total", `reason="overload"`) < 2 || site.Metric(t, "halley_gateway_pressure", c.resource) <= 0 {
+				t.Error("the metrics do not tell")
+			}
+			wantDelivered(t, site, phone, taken, push)
+			wire.Ack(t, wire.NextPush(t, push))
+			site.Core.AwaitReceipt(t, phone, push, arrived)
+			if c.relieve != nil {
+				c.relieve()
+				gatewaytest.Eventually(t, "newcomers come in again", func() bool { return connect().ReasonCode == 0 })
+			}
+		})
 	}
 }
 

@@ -64,7 +64,7 @@ type Config struct {
 	AddressUnidentified int           `yaml:"address_unidentified" env:"ADDRESS_UNIDENTIFIED" doc:"such connections of one client address; 0: any"`
 	MaxBackOff          time.Duration `yaml:"max_back_off" env:"MAX_BACK_OFF" default:"5m" doc:"longest time to come back that a device is told"`
 	MaxOpens            int           `yaml:"max_opens" env:"MAX_OPENS" default:"100000" doc:"sessions that wait to be opened by pushcore; beyond it newcomers are told to come back. 0: any"`
-	MemoryWatermark     float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (or of GOMEMLIMIT) beyond which newcomers are told to come back; 0: never"`
+	MemoryWatermark     float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (without a container: of GOMEMLIMIT), the kernel's for sockets included, beyond which newcomers are told to come back; 0: never"`
 	CPUWatermark        float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
 
 	ReopenRate      int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
@@ -85,6 +85,8 @@ type Config struct {
 	// service has its own, and serves them.
 	Shared *telemetry.Telemetry `yaml:"-"`
 	Health *telemetry.Health    `yaml:"-"`
+	// Root is the root of the file system whose /proc and cgroups tell how much memory there is, where that is not /.
+	Root string `yaml:"-"`
 	// TelemetryOptions change where logs and spans go.
 	TelemetryOptions []telemetry.Option `yaml:"-"`
 }

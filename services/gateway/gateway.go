@@ -200,7 +200,11 @@ func (g *Gateway) build() error {
 		}
 	}
 	loops := loop.NewMetrics(metrics)
-	g.pressure = pressure.New(pressure.Limits{Memory: c.MemoryWatermark, CPU: c.CPUWatermark, Processors: processors}, metrics)
+	root := c.Root
+	if root == "" {
+		root = "/"
+	}
+	g.pressure = pressure.New(pressure.Limits{Memory: c.MemoryWatermark, CPU: c.CPUWatermark, Processors: processors}, root, loops.Sessions, metrics)
 	g.door = door.New(rpc, g.log,
 		func(t loop.Ticket, a loop.Admission) { g.set.Admitted(t, a) }, func(app uint32) { g.bus.Follow(app) })
 	g.core = core.New(rpc, g.door, pod, c.Revision, c.ReopenRate, core.NewMetrics(metrics, loops.Sessions), g.log)

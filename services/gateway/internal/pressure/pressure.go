@@ -3,13 +3,12 @@
 package pressure
 
 import (
-	"bytes"
 	"context"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,9 +22,11 @@ const (
 	window = 10
 	// stayAway is when newcomers are told to come back.
 	stayAway = 10 * time.Second
-	// goShare of the memory limit is what Go's heap may grow to before it is collected harder; the rest is for the kernel's
-	// socket buffers, which count for the container, too.
-	goShare = 0.75
+	// socketBytes is the kernel's memory for an idle socket, which is its structures (docs/capacity.md).
+	socketBytes = 4100
+	// goShare of the container's memory is for Go's heap and the kernel's part together; beyond it the heap is collected harder.
+	// goLeast is what the heap may have however much the kernel takes.
+	goShare, goLeast = 0.85, 0.25
 )
 
 // Limits are the shares of what the process can get beyond which newcomers are turned away; 0: never.
@@ -37,24 +38,26 @@ type Limits struct {
 
 // Gauge measures.
 type Gauge struct {
-	limits   Limits
-	root     string // of the file system
-	memory   uint64 // what the process may have, in bytes; 0: not known
-	pressure atomic.Bool
-	used     [window + 1]time.Duration // processor time at the last looks
-	looked   [window + 1]time.Time
-	next     int
-	releaser *releaser
+	limits    Limits
+	root      string // of the file system
+	sockets   func() int
+	container container
+	memory    uint64 // what the process may have, in bytes; 0: not known
+	setsGo    bool   // nobody set GOMEMLIMIT
+	pressure  atomic.Bool
+	used      [window + 1]time.Duration // processor time at the last looks
+	looked    [window + 1]time.Time
+	next      int
+	releaser  *releaser
 
 	memoryShare, cpuShare prometheus.Gauge
 }
 
-// New returns a gauge. The memory limit is the container's (cgroup), or GOMEMLIMIT if that is set. Without GOMEMLIMIT, Go is
-// told to keep its heap within three quarters of the container's memory.
-func New(l Limits, registry prometheus.Registerer) *Gauge { return newGauge(l, registry, "/") }
-
-func newGauge(l Limits, registry prometheus.Registerer, root string) *Gauge {
-	g := &Gauge{limits: l, root: root, releaser: newReleaser()}
+// New returns a gauge. The memory limit is the container's (cgroup); where there is none, GOMEMLIMIT if that is set. root is the
+// file system's in which /proc tells of the process, sockets returns how many it has. Without GOMEMLIMIT, Go is told to keep its heap
+// within what the kernel leaves of the container's memory.
+func New(l Limits, root string, sockets func() int, registry prometheus.Registerer) *Gauge {
+	g := &Gauge{limits: l, root: root, sockets: sockets, container: findContainer(root), releaser: newReleaser()}
 	share := func(resource string) prometheus.Gauge {
 		gauge := prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "halley_gateway_pressure", Help: "Share of what the process can get that it uses; 0 if there is no limit.",
@@ -64,11 +67,10 @@ func newGauge(l Limits, registry prometheus.Registerer, root string) *Gauge {
 		return gauge
 	}
 	g.memoryShare, g.cpuShare = share("memory"), share("cpu")
-	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 { // GOMEMLIMIT
-		g.memory = uint64(set)
-	} else if limit := g.containerMemory(); limit > 0 {
-		g.memory = limit
-		debug.SetMemoryLimit(int64(float64(limit) * goShare))
+	byHand := debug.SetMemoryLimit(-1) // GOMEMLIMIT
+	g.memory, g.setsGo = g.container.limit, byHand == math.MaxInt64
+	if g.memory == 0 && !g.setsGo {
+		g.memory = uint64(byHand)
 	}
 	return g
 }
@@ -86,7 +88,7 @@ func (g *Gauge) Run(ctx context.Context) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		g.look(time.Now(), processorTime(), g.resident())
+		g.look(time.Now(), processorTime(), g.measure())
 		select {
 		case <-ctx.Done():
 			return
@@ -95,17 +97,24 @@ func (g *Gauge) Run(ctx context.Context) {
 	}
 }
 
-func (g *Gauge) look(now time.Time, used time.Duration, resident uint64) {
+// usage is memory in bytes: resident is the process's own, charged what counts against the limit.
+type usage struct{ resident, charged uint64 }
+
+func (g *Gauge) look(now time.Time, used time.Duration, m usage) {
 	memory, cpu := 0.0, 0.0
 	if g.memory > 0 {
-		memory = float64(resident) / float64(g.memory)
+		memory = float64(m.charged) / float64(g.memory)
+	}
+	if limit := float64(g.container.limit); limit > 0 && g.setsGo {
+		kernel := float64(m.charged - min(m.charged, m.resident))
+		debug.SetMemoryLimit(int64(max(goShare*limit-kernel, goLeast*limit)))
 	}
 	g.looked[g.next], g.used[g.next] = now, used
 	oldest := (g.next + 1) % len(g.looked)
 	if !g.looked[oldest].IsZero() {
 		could := now.Sub(g.looked[oldest]).Seconds() * float64(g.limits.Processors)
 		cpu = (used - g.used[oldest]).Seconds() / could
-		g.releaser.look(now, cpu, resident)
+		g.releaser.look(now, cpu, m.resident)
 	}
 	g.next = oldest
 	g.memoryShare.Set(memory)
@@ -113,52 +122,25 @@ func (g *Gauge) look(now time.Time, used time.Duration, resident uint64) {
 	g.pressure.Store(g.limits.Memory > 0 && memory > g.limits.Memory || g.limits.CPU > 0 && cpu > g.limits.CPU)
 }
 
-// containerMemory returns the container's memory limit in bytes, 0 if there is none.
-func (g *Gauge) containerMemory() uint64 {
-	for _, name := range []string{"sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		text, err := os.ReadFile(filepath.Join(g.root, name))
-		if err != nil {
-			continue
-		}
-		// "max", and numbers near the largest, mean none.
-		if limit, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64); err == nil && limit < 1<<50 {
-			return limit
-		}
+// measure returns the memory in use now. Where no container counts it, the kernel's part is estimated.
+func (g *Gauge) measure() (m usage) {
+	if fields := strings.Fields(read(g.root, "proc/self/statm")); len(fields) > 1 {
+		pages, _ := strconv.ParseUint(fields[1], 10, 64)
+		m.resident = pages * uint64(os.Getpagesize())
 	}
-	return 0
-}
-
-// resident returns the memory that the process has now, with the kernel's socket buffers where the container's account has
-// them.
-func (g *Gauge) resident() uint64 {
-	var total uint64
-	if fields := g.fields("proc/self/statm"); len(fields) > 1 {
-		pages, _ := strconv.ParseUint(string(fields[1]), 10, 64)
-		total = pages * uint64(os.Getpagesize())
+	if g.container.limit > 0 {
+		m.charged = g.container.charged()
+	} else {
+		m.charged = m.resident + uint64(g.sockets())*socketBytes
 	}
-	fields := g.fields("sys/fs/cgroup/memory.stat")
-	for i := 0; i+1 < len(fields); i += 2 {
-		if string(fields[i]) == "sock" {
-			sockets, _ := strconv.ParseUint(string(fields[i+1]), 10, 64)
-			total += sockets
-		}
-	}
-	return total
-}
-
-func (g *Gauge) fields(name string) [][]byte {
-	text, err := os.ReadFile(filepath.Join(g.root, name))
-	if err != nil {
-		return nil // not Linux, or not in a container
-	}
-	return bytes.Fields(text)
+	return m
 }
 
 // processorTime returns how much processor time the process has had.
 func processorTime() time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+	var had syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &had); err != nil {
 		return 0
 	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	return time.Duration(had.Utime.Nano() + had.Stime.Nano())
 }
