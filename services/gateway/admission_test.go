@@ -128,17 +128,17 @@ func TestBeyondAWatermarkNewcomersStayAwayAndTheOthersStay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			site := gatewaytest.Start(t, gatewaytest.Options{Config: c.config})
-			phone, late, push := site.Core.NewDevice(t), site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
+			phone, push := site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
 			wire := site.Online(t, phone)
 			c.reach()
-			connect := func() packets.Packet {
+			comesIn := func() bool {
 				w := site.Dial(t, gatewaytest.V5)
 				defer w.Close()
-				w.Send(t, w.Connect(late))
-				return w.Next(t, packets.Connack)
+				w.Send(t, w.Connect(site.Core.NewDevice(t)))
+				return w.Next(t, packets.Connack).ReasonCode == 0
 			}
-			gatewaytest.Eventually(t, "newcomers stay away", func() bool { return connect().ReasonCode != 0 })
-			if back := refused(t, site, late, 0x97); back < time.Second {
+			gatewaytest.Eventually(t, "newcomers stay away", func() bool { return !comesIn() })
+			if back := refused(t, site, site.Core.NewDevice(t), 0x97); back < time.Second {
 				t.Errorf("told to come back after %v", back)
 			}
 			if site.Metric(t, "halley_gateway_refusals_total", `reason="overload"`) < 2 || site.Metric(t, "halley_gateway_pressure", c.resource) <= 0 {
@@ -149,7 +149,7 @@ func TestBeyondAWatermarkNewcomersStayAwayAndTheOthersStay(t *testing.T) {
 			site.Core.AwaitReceipt(t, phone, push, arrived)
 			if c.relieve != nil {
 				c.relieve()
-				gatewaytest.Eventually(t, "newcomers come in again", func() bool { return connect().ReasonCode == 0 })
+				gatewaytest.Eventually(t, "newcomers come in again", comesIn)
 			}
 		})
 	}
