@@ -201,3 +201,50 @@ func TestAnAppOrAddressThatSendsTooMuchIsClosed(t *testing.T) {
 		})
 	}
 }
+
+// spread has ten more devices be refused, and returns how far apart the first and the last of the times are that they are told.
+func spread(t *testing.T, site *gatewaytest.Site, code byte, least time.Duration) time.Duration {
+	t.Helper()
+	var first, last time.Time
+	for n := range 10 {
+		back := refused(t, site, site.Core.NewDevice(t), code)
+		if back < least {
+			t.Errorf("told to come back after %v, not %v at the least", back, least)
+		}
+		if last = time.Now().Add(back); n == 0 {
+			first = last
+		}
+	}
+	return last.Sub(first)
+}
+
+func TestThoseWhoAreRefusedTogetherAreToldTimesOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	slow := func(c *gateway.Config) { c.ConnectRate, c.ConnectBurst = 1, 1000 }
+	t.Run("without pushcore, as far apart as the gateway takes them", func(t *testing.T) {
+		t.Parallel()
+		site := gatewaytest.Start(t, gatewaytest.Options{Config: slow})
+		site.Core.Leave()
+		if span := spread(t, site, 0x88, 2*time.Second); span < 8*time.Second || span > 10*time.Second {
+			t.Errorf("the times span %v", span)
+		}
+	})
+	t.Run("with pushcore behind, as far apart as it opens sessions", func(t *testing.T) {
+		t.Parallel()
+		site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) {
+			c.ConnectRate, c.ConnectBurst, c.MaxOpens = 10, 1000, 3 // 0.1 s apart if pushcore is fast, 10 s if it opens none
+		}})
+		for range 5 { // one in two seconds, over the last ten
+			site.Online(t, site.Core.NewDevice(t))
+		}
+		site.Core.Leave()
+		for range 3 {
+			w := site.Dial(t, gatewaytest.V5)
+			w.Greet(t, w.Connect(site.Core.NewDevice(t)))
+			w.Subscribe(t, 1, "push/"+gatewaytest.App)
+		}
+		if span := spread(t, site, 0x97, 5*time.Second); span < 15*time.Second || span > 60*time.Second {
+			t.Errorf("the times span %v", span)
+		}
+	})
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
@@ -214,11 +215,15 @@ func (g *Gateway) build() error {
 		n = processors
 	}
 	spare(n)
+	admission := gate.New(c.limits(), g.keepsOut)
+	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "halley_gateway_unidentified", Help: "Connections that have not said yet who they are.",
+	}, func() float64 { return float64(admission.Waiting()) }))
 	g.set, err = loop.NewSet(loop.Config{
 		Loops: n, Processors: processors, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
-		Door: g.door, Gate: gate.New(c.limits(), g.keepsOut), Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
+		Door: g.door, Gate: admission, Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,
 	})
 	if err != nil {
 		return err

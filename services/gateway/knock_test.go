@@ -158,3 +158,25 @@ func TestAnAddressWhoseConnectionsFailIsSlowed(t *testing.T) {
 		})
 	}
 }
+
+func TestEveryConnectionThatEndsMakesRoom(t *testing.T) {
+	t.Parallel()
+	site, client := startBounded(t, func(*gateway.Config) {})
+	phone := site.Core.NewDevice(t)
+	for _, connect := range []func() net.Conn{
+		func() net.Conn { return dial(t, site.MQTTAddr()) },
+		func() net.Conn { return tls.Client(dial(t, site.MQTTSAddr()), client) },
+		func() net.Conn { return upgraded(t, tls.Client(dial(t, site.WebSocketAddr()), client)) },
+	} {
+		for _, secret := range []string{phone.Secret, "secret"} { // let in, and refused
+			wire := gatewaytest.NewWire(t, connect(), gatewaytest.V5)
+			wire.Send(t, wire.ConnectAs(phone.Token, gatewaytest.App, secret))
+			wire.Next(t, packets.Connack)
+		}
+		_ = connect().Close() // leaves without a word
+		gatewaytest.NewWire(t, connect(), gatewaytest.V5).Write(t, []byte("no MQTT"))
+	}
+	gatewaytest.NewWire(t, dial(t, site.MQTTSAddr()), gatewaytest.V5).Write(t, []byte("no TLS"))
+	gatewaytest.Eventually(t, "none is left", func() bool { return site.Metric(t, "halley_gateway_unidentified", "") == 0 })
+	site.Online(t, phone)
+}

@@ -93,6 +93,13 @@ func (g *Gate) Depart(pass Pass, failed bool) {
 	}
 }
 
+// Waiting returns how many connections have arrived and not departed.
+func (g *Gate) Waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unidentified
+}
+
 // fail counts a failure of an address. mu is held.
 func (g *Gate) fail(pass uint32) {
 	now, l := g.now().Sub(g.begun), &g.limits
