@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/halleypush/halley/pkg/ordinal"
@@ -172,7 +173,7 @@ func TestASliceThatFindsAFullWindowIsPulled(t *testing.T) {
 	wire.Ping(t)
 }
 
-func TestABroadcastReachesEverybodyWhileDirectPushesGoFirst(t *testing.T) {
+func TestABroadcastReachesEverybodyAndADirectPushBesideItItsDevice(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	const n = 600 // several quanta
@@ -192,12 +193,17 @@ func TestABroadcastReachesEverybodyWhileDirectPushesGoFirst(t *testing.T) {
 	direct := gatewaytest.NewPush("direct")
 	wantDelivered(t, site, phones[0], taken, direct)
 	wantSlice(t, next(t, "the answer", answer), gatewaytest.SliceAnswer{Sent: lows(phones...)})
-	for i, wire := range wires {
-		got := wire.Next(t, packets.Publish)
-		wire.Ack(t, got)
-		if i == 0 { // in whatever order
-			wire.Ack(t, wire.Next(t, packets.Publish))
-		}
+	first := map[uuid.UUID]int{} // what came to the first phone, in whatever order
+	for range 2 {
+		got := wires[0].Next(t, packets.Publish)
+		first[gatewaytest.PushID(t, got.Payload)]++
+		wires[0].Ack(t, got)
+	}
+	if first[push.ID] != 1 || first[direct.ID] != 1 {
+		t.Errorf("to the first phone came %v, want %s and %s", first, push.ID, direct.ID)
+	}
+	for _, wire := range wires[1:] {
+		wire.Ack(t, wire.NextPush(t, push))
 	}
 	site.Core.Saw.Receipts.Await(t, "everybody's receipt", func(all []gatewaytest.Receipt) bool {
 		count := 0

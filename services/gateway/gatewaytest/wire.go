@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,10 +219,13 @@ func (w *Wire) Next(t testing.TB, kind byte) packets.Packet {
 	return p
 }
 
-// NextPush returns the next PUBLISH, which must carry a push.
+// NextPush returns the next PUBLISH, which must carry a push. It is never a repeat, and never a retained message.
 func (w *Wire) NextPush(t testing.TB, want Push) packets.Packet {
 	t.Helper()
 	p := w.Next(t, packets.Publish)
+	if p.FixedHeader.Dup || p.FixedHeader.Retain {
+		t.Errorf("%s came with DUP %t and RETAIN %t", describe(p), p.FixedHeader.Dup, p.FixedHeader.Retain)
+	}
 	if id := PushID(t, p.Payload); id != want.ID {
 		t.Fatalf("push %s came, want %s (%s)", id, want.ID, want.Body.GetJson())
 	}
@@ -242,7 +246,22 @@ func (w *Wire) WantClosed(t testing.TB) {
 		t.Fatalf("%s came, want the end", describe(p))
 	case errors.Is(err, errLate):
 		t.Fatal("the connection stays open")
+	case !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET):
+		t.Fatalf("what came is neither the end nor a packet: %v", err)
 	}
+}
+
+// ReadBytes returns the next n bytes as they came.
+func (w *Wire) ReadBytes(t testing.TB, n int) []byte {
+	t.Helper()
+	if err := w.conn.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, n)
+	if _, err := io.ReadFull(w.in, data); err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // WantDisconnect checks that an MQTT 5 client is told a code and then disconnected, and one of 3.1.1 just disconnected.
@@ -287,11 +306,19 @@ func (w *Wire) readBody(p *packets.Packet) ([]byte, error) {
 		return nil, err
 	}
 	if p.FixedHeader.Remaining, _, err = packets.DecodeLength(w.in); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("half a packet: %w", unexpected(err))
 	}
 	body := make([]byte, p.FixedHeader.Remaining)
 	_, err = io.ReadFull(w.in, body)
-	return body, err
+	return body, unexpected(err)
+}
+
+// unexpected returns an error that is no orderly end: a packet has begun.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func decode(p *packets.Packet, body []byte) error {

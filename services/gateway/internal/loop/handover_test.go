@@ -47,14 +47,21 @@ func TestALoopThatWaitsLetsOthersHandOver(t *testing.T) {
 	}
 	set.Start()
 	t.Cleanup(set.Stop)
-	for here := false; !here; { // again if the loop was at work just then
+	for begun := time.Now(); ; { // again if the loop was at work just then
 		handed := make(chan struct{})
 		set.Deliver([]Target{{App: 7, Ordinal: 12}}, func([]gatewayv1.DeliverResponse_Result) { close(handed) })
 		select {
 		case <-handed:
-			here = true
+			return
 		default:
-			<-handed
+		}
+		select {
+		case <-handed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a delivery was not handed over at all")
+		}
+		if time.Since(begun) > 10*time.Second {
+			t.Fatal("in 10 s nobody who brought a delivery handed it over himself")
 		}
 	}
 }
