@@ -49,20 +49,29 @@ func (h heldCall) fail(json string) { h.answer <- &gatewayv1.CallsResponse_Resul
 
 func TestAnEventIsAcknowledgedWhenPushcoreHasIt(t *testing.T) {
 	t.Parallel()
-	site := gatewaytest.Start(t, gatewaytest.Options{})
-	g := holdCalls(site.Core)
-	wire := greeted(t, site, gatewaytest.V5)
-	body := `{"push_id":"p","type":"shown"}`
-	id := wire.Publish(t, 1, "event/demo", body)
-	held := next(t, "the event", g.came)
-	if held.GetMethod() != "events" || string(held.GetJson()) != body || held.GetApp() != gatewaytest.AppNumber {
-		t.Errorf("pushcore was asked %v", held.Call)
-	}
-	wire.Ping(t) // no PUBACK yet
-	held.ok("{}")
-	if ack := wire.Next(t, packets.Puback); ack.PacketID != id || ack.ReasonCode != 0 {
-		t.Errorf("PUBACK %d with 0x%02X", ack.PacketID, ack.ReasonCode)
-	}
+	eachVersion(t, func(t *testing.T, version byte) {
+		t.Helper()
+		site := gatewaytest.Start(t, gatewaytest.Options{})
+		g := holdCalls(site.Core)
+		wire := greeted(t, site, version)
+		body := `{"push_id":"p","type":"shown"}`
+		event := packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: 7, TopicName: "event/demo", Payload: []byte(body),
+		}
+		for _, again := range []bool{false, true} { // once acknowledged, the same identifier is another event's, whatever DUP says
+			event.FixedHeader.Dup = again
+			wire.Send(t, event)
+			held := next(t, "the event", g.came)
+			if held.GetMethod() != "events" || string(held.GetJson()) != body || held.GetApp() != gatewaytest.AppNumber {
+				t.Errorf("pushcore was asked %v", held.Call)
+			}
+			wire.Ping(t) // no PUBACK yet
+			held.ok("{}")
+			if ack := wire.Next(t, packets.Puback); ack.PacketID != 7 || ack.ReasonCode != 0 {
+				t.Errorf("PUBACK %d with 0x%02X", ack.PacketID, ack.ReasonCode)
+			}
+		}
+	})
 }
 
 func TestARefusedEventIsAcknowledgedWithTheReason(t *testing.T) {

@@ -23,6 +23,17 @@ func patient(t *testing.T) context.Context {
 	return ctx
 }
 
+// eachVersion runs a test for MQTT 5 and for 3.1.1.
+func eachVersion(t *testing.T, test func(t *testing.T, version byte)) {
+	t.Helper()
+	for name, version := range map[string]byte{"MQTT 5": gatewaytest.V5, "3.1.1": gatewaytest.V311} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, version)
+		})
+	}
+}
+
 // Clients that nobody here wrote.
 
 func TestPahoOfMQTT5RegistersReceivesCallsAndComesBack(t *testing.T) {

@@ -1,6 +1,8 @@
 package gateway_test
 
 import (
+	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -70,43 +72,59 @@ func TestConnackSaysWhatTheServerDoes(t *testing.T) {
 		RetainAvailableFlag: true, WildcardSubAvailableFlag: true, SubIDAvailableFlag: true, SharedSubAvailableFlag: true,
 		MaximumPacketSize: 16 << 10, ServerKeepAliveFlag: true,
 	}
-	for name, c := range map[string]struct{ asked, told uint16 }{
-		"no keep-alive gets the app's":         {0, 270},
-		"one in the range stays":               {60, 60},
-		"one that is too long gets the most":   {3600, 600},
-		"one that is too short gets the least": {5, 30},
+	for name, c := range map[string]struct {
+		asked, told         uint16
+		responseInformation byte // asked for
+	}{
+		"no keep-alive gets the app's":         {0, 270, 0},
+		"one in the range stays":               {60, 60, 1},
+		"one that is too long gets the most":   {3600, 600, 0},
+		"one that is too short gets the least": {5, 30, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			wire := site.Dial(t, gatewaytest.V5)
 			connect := wire.Connect(site.Core.NewDevice(t))
-			connect.Connect.Keepalive, connect.Connect.Clean = c.asked, false
-			ack := wire.Greet(t, connect)
-			if ack.SessionPresent {
-				t.Error("Session Present is set")
-			}
+			connect.Connect.Keepalive = c.asked
+			connect.Properties.RequestResponseInfo = c.responseInformation
 			want := want
 			want.ServerKeepAlive = c.told
-			if got := ack.Properties; !equalProperties(got, want) {
+			if got := wire.Greet(t, connect).Properties; !reflect.DeepEqual(got, want) {
 				t.Errorf("CONNACK says\n%+v, want\n%+v", got, want)
 			}
 		})
 	}
 }
 
-func equalProperties(a, b packets.Properties) bool {
-	return len(a.User) == 0 && a.SessionExpiryIntervalFlag == b.SessionExpiryIntervalFlag && a.SessionExpiryInterval == 0 &&
-		a.ReceiveMaximum == b.ReceiveMaximum && a.MaximumQosFlag && a.MaximumQos == b.MaximumQos &&
-		a.RetainAvailableFlag && a.RetainAvailable == 0 && a.WildcardSubAvailableFlag && a.WildcardSubAvailable == 0 &&
-		a.SubIDAvailableFlag && a.SubIDAvailable == 0 && a.SharedSubAvailableFlag && a.SharedSubAvailable == 0 &&
-		a.MaximumPacketSize == b.MaximumPacketSize && a.ServerKeepAliveFlag && a.ServerKeepAlive == b.ServerKeepAlive &&
-		a.TopicAliasMaximum == 0 && a.AssignedClientID == "" && a.ReasonString == ""
+func TestSessionPresentIsNeverSet(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	eachVersion(t, func(t *testing.T, version byte) {
+		t.Helper()
+		phone := site.Core.NewDevice(t)
+		for _, clean := range []bool{false, false, true} { // new, known, and known but not wanted
+			wire := site.Dial(t, version)
+			connect := wire.Connect(phone)
+			connect.Connect.Clean = clean
+			wire.Write(t, wire.Encode(t, connect))
+			ack := wire.ReadBytes(t, 4) // of the packet's first bytes, the third has the flags and the fourth the code
+			if ack[0] != 0x20 || ack[2] != 0 || ack[3] != 0 {
+				t.Errorf("CONNACK begins with % X", ack)
+			}
+			wire.Close()
+		}
+	})
 }
 
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	phone, other := site.Core.NewDevice(t), site.Core.NewDevice(t)
+	t.Cleanup(func() { // when all cases are over
+		if opens, calls := site.Core.Saw.Opens.Len(), site.Core.Saw.Calls.Len(); opens > 0 || calls > 0 {
+			t.Errorf("%d sessions were opened and %d calls made for those who were refused", opens, calls)
+		}
+	})
 	for name, c := range map[string]struct {
 		id, app, password string
 		change            func(*packets.Packet)
@@ -124,6 +142,7 @@ func TestRefusals(t *testing.T) {
 		"wrong client key":          {"", gatewaytest.App, "ck_wrong", nil, 0x87, 2},
 		"a will":                    {phone.Token, gatewaytest.App, phone.Secret, withWill, 0x87, 5},
 		"enhanced authentication":   {phone.Token, gatewaytest.App, phone.Secret, withAuthentication, 0x8C, 0},
+		"no id, no clean session":   {"", gatewaytest.App, "ck_wrong", withoutCleanSession, 0x87, 2},
 		"an unknown protocol level": {phone.Token, gatewaytest.App, phone.Secret, nil, 0x84, 1},
 	} {
 		for version, want := range map[byte]byte{gatewaytest.V5: c.five, gatewaytest.V311: c.three} {
@@ -141,7 +160,10 @@ func TestRefusals(t *testing.T) {
 				if want == 0x84 || want == 1 {
 					data[8] = map[byte]byte{gatewaytest.V5: 6, gatewaytest.V311: 3}[version]
 				}
-				wire.Write(t, data)
+				event := packets.Packet{
+					FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: 1, TopicName: "event/demo", Payload: []byte("{}"),
+				}
+				wire.Write(t, slices.Concat(data, wire.Encode(t, event))) // nothing behind it counts
 				if got := wire.Next(t, packets.Connack); got.ReasonCode != want {
 					t.Errorf("refused with 0x%02X (%s), want 0x%02X", got.ReasonCode, got.Properties.ReasonString, want)
 				}
@@ -152,6 +174,8 @@ func TestRefusals(t *testing.T) {
 }
 
 func withAuthentication(p *packets.Packet) { p.Properties.AuthenticationMethod = "SCRAM-SHA-1" }
+
+func withoutCleanSession(p *packets.Packet) { p.Connect.Clean = false }
 
 func withWill(p *packets.Packet) {
 	p.Connect.WillFlag, p.Connect.WillTopic, p.Connect.WillPayload = true, "gone", []byte("x")
@@ -195,13 +219,20 @@ func TestWhatIsNotMQTTIsClosedWithoutAWord(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	for name, data := range map[string]string{
-		"http":                       "GET / HTTP/1.1\r\n\r\n",
-		"a packet before CONNECT":    "\xc0\x00",
-		"another protocol":           "\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x00",
-		"reserved bits":              "\x11\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00",
-		"reserved connect flag":      "\x10\x0c\x00\x04MQTT\x04\x03\x00\x3c\x00\x00",
-		"a length of five bytes":     "\x10\xff\xff\xff\xff\x01",
-		"larger than is let through": "\x10\xff\xff\x01",
+		"http":                          "GET / HTTP/1.1\r\n\r\n",
+		"a packet before CONNECT":       "\xc0\x00",
+		"another protocol":              "\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x00",
+		"reserved bits":                 "\x11\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00",
+		"reserved connect flag":         "\x10\x0c\x00\x04MQTT\x04\x03\x00\x3c\x00\x00",
+		"the same, MQTT 5":              "\x10\x0d\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x00",
+		"will QoS without a will":       "\x10\x0c\x00\x04MQTT\x04\x0a\x00\x3c\x00\x00",
+		"will QoS 3":                    "\x10\x12\x00\x04MQTT\x04\x1e\x00\x3c\x00\x00\x00\x01a\x00\x01b",
+		"password, no user name":        "\x10\x0f\x00\x04MQTT\x04\x42\x00\x3c\x00\x00\x00\x01p",
+		"a user name that is not there": "\x10\x0c\x00\x04MQTT\x04\x82\x00\x3c\x00\x00",
+		"a client id that is no UTF-8":  "\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02\xff\xfe",
+		"a user name that is no UTF-8":  "\x10\x10\x00\x04MQTT\x04\x82\x00\x3c\x00\x00\x00\x02\xff\xfe",
+		"a length of five bytes":        "\x10\xff\xff\xff\xff\x01",
+		"larger than is let through":    "\x10\xff\xff\x01",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -127,35 +127,33 @@ func TestAPushForAUserCarriesTheUser(t *testing.T) {
 func TestQoS0IsSentAndNeverArrives(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
-	t.Run("because the subscription wants it", func(t *testing.T) {
-		t.Parallel()
-		phone, push := site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
-		wire := site.Dial(t, gatewaytest.V5)
-		wire.Greet(t, wire.Connect(phone))
-		wire.Subscribe(t, 0, "push/demo")
-		site.Core.AwaitOnline(t, phone)
-		wantDelivered(t, site, phone, taken, push)
-		if got := wire.NextPush(t, push); got.FixedHeader.Qos != 0 {
-			t.Errorf("it came at QoS %d", got.FixedHeader.Qos)
-		}
-		site.Core.AwaitReceipt(t, phone, push, unconfirmed)
-		wantDelivered(t, site, phone, taken, push) // again: pushcore has not heard
-		wire.Ping(t)                               // nothing came
-		site.Core.Saw.Receipts.Await(t, "the receipt once more", func([]gatewaytest.Receipt) bool {
-			return site.Core.CountReceipts(phone, push, unconfirmed) == 2
+	for name, c := range map[string]struct{ subscribed, push byte }{
+		"because the subscription wants it": {0, 1},
+		"because the push wants it":         {1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachVersion(t, func(t *testing.T, version byte) {
+				t.Helper()
+				phone, push := site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
+				push.Body.Qos = uint32(c.push)
+				wire := site.Dial(t, version)
+				wire.Greet(t, wire.Connect(phone))
+				wire.Subscribe(t, c.subscribed, "push/demo")
+				site.Core.AwaitOnline(t, phone)
+				wantDelivered(t, site, phone, taken, push)
+				if got := wire.NextPush(t, push); got.FixedHeader.Qos != 0 || got.PacketID != 0 {
+					t.Errorf("it came at QoS %d with identifier %d", got.FixedHeader.Qos, got.PacketID)
+				}
+				site.Core.AwaitReceipt(t, phone, push, unconfirmed)
+				wantDelivered(t, site, phone, taken, push) // again: pushcore has not heard
+				wire.Ping(t)                               // nothing came
+				site.Core.Saw.Receipts.Await(t, "the receipt once more", func([]gatewaytest.Receipt) bool {
+					return site.Core.CountReceipts(phone, push, unconfirmed) == 2
+				})
+			})
 		})
-	})
-	t.Run("because the push wants it", func(t *testing.T) {
-		t.Parallel()
-		phone, push := site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
-		push.Body.Qos = 0
-		wire := site.Online(t, phone)
-		wantDelivered(t, site, phone, taken, push)
-		if got := wire.NextPush(t, push); got.FixedHeader.Qos != 0 {
-			t.Errorf("it came at QoS %d", got.FixedHeader.Qos)
-		}
-		site.Core.AwaitReceipt(t, phone, push, unconfirmed)
-	})
+	}
 }
 
 func TestWhatIsNotAcknowledgedInASecondIsReportedAsSent(t *testing.T) {
@@ -211,18 +209,24 @@ func TestAConnectionThatDoesNotAcknowledgeIsClosed(t *testing.T) {
 func TestAPushThatIsAskedForAgainIsNotHandedOverAgain(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
-	phone, push := site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
-	wire := site.Online(t, phone)
-	wantDelivered(t, site, phone, taken, push, push)
-	got := wire.NextPush(t, push)
-	wantDelivered(t, site, phone, taken, push)
-	wire.Ack(t, got)
-	site.Core.AwaitReceipt(t, phone, push, arrived)
-	wantDelivered(t, site, phone, taken, push)
-	site.Core.Saw.Receipts.Await(t, "the receipt once more", func([]gatewaytest.Receipt) bool {
-		return site.Core.CountReceipts(phone, push, arrived) == 2
+	eachVersion(t, func(t *testing.T, version byte) {
+		t.Helper()
+		phone, push := site.Core.NewDevice(t), gatewaytest.NewPush("Hi")
+		wire := site.Dial(t, version)
+		wire.Greet(t, wire.Connect(phone))
+		wire.Subscribe(t, 1, "push/demo")
+		site.Core.AwaitOnline(t, phone)
+		wantDelivered(t, site, phone, taken, push, push)
+		got := wire.NextPush(t, push)
+		wantDelivered(t, site, phone, taken, push)
+		wire.Ack(t, got)
+		site.Core.AwaitReceipt(t, phone, push, arrived)
+		wantDelivered(t, site, phone, taken, push)
+		site.Core.Saw.Receipts.Await(t, "the receipt once more", func([]gatewaytest.Receipt) bool {
+			return site.Core.CountReceipts(phone, push, arrived) == 2
+		})
+		wire.Ping(t) // nothing else came
 	})
-	wire.Ping(t) // nothing else came
 }
 
 func TestDeliveriesThatAreNotTaken(t *testing.T) {

@@ -43,28 +43,31 @@ func (g *gate) next(t *testing.T) *gatewayv1.SessionsRequest {
 func TestWhatIsKeptComesOldestFirstAndThenLive(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
-	phone := site.Core.NewDevice(t)
-	pushes := newPushes(40)
-	for _, p := range pushes {
-		site.Core.Keep(phone, p)
-	}
-	wire := site.Dial(t, gatewaytest.V5)
-	wire.Greet(t, wire.Connect(phone))
-	wire.Subscribe(t, 1, "push/demo")
-	for i, p := range pushes {
-		wire.Ack(t, wire.NextPush(t, p))
-		if i == 20 { // a live one while older ones are kept comes after them
-			live := gatewaytest.NewPush("live")
-			site.Core.Keep(phone, live)
-			pushes = append(pushes, live)
-			wantDelivered(t, site, phone, full, live)
+	eachVersion(t, func(t *testing.T, version byte) {
+		t.Helper()
+		phone := site.Core.NewDevice(t)
+		pushes := newPushes(40)
+		for _, p := range pushes {
+			site.Core.Keep(phone, p)
 		}
-	}
-	wire.Ack(t, wire.NextPush(t, pushes[40]))
-	wire.Ping(t)
-	for _, p := range pushes {
-		site.Core.AwaitReceipt(t, phone, p, arrived)
-	}
+		wire := site.Dial(t, version)
+		wire.Greet(t, wire.Connect(phone))
+		wire.Subscribe(t, 1, "push/demo")
+		for i, p := range pushes {
+			wire.Ack(t, wire.NextPush(t, p))
+			if i == 20 { // a live one while older ones are kept comes after them
+				live := gatewaytest.NewPush("live")
+				site.Core.Keep(phone, live)
+				pushes = append(pushes, live)
+				wantDelivered(t, site, phone, full, live)
+			}
+		}
+		wire.Ack(t, wire.NextPush(t, pushes[40]))
+		wire.Ping(t)
+		for _, p := range pushes {
+			site.Core.AwaitReceipt(t, phone, p, arrived)
+		}
+	})
 }
 
 func TestWhatComesWhileTheOpenIsUnderWayIsMergedWithWhatWasKept(t *testing.T) {

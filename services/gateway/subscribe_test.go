@@ -2,6 +2,8 @@ package gateway_test
 
 import (
 	"bytes"
+	"cmp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +28,7 @@ func TestSubscriptionsAreGrantedOnTheDevicesOwnTopicsOnly(t *testing.T) {
 	topics := []string{
 		"push/demo", "reply/demo/+", "reply/demo/bind", "push/other", "push/demo/deeper", "event/demo", "push/+", "#",
 		"reply/demo/#", "reply/+/bind", "$share/group/push/demo",
+		"Push/demo", "push/demo/", "\uFEFFpush/demo", "$SYS/push/demo", // compared as they are
 	}
 	for _, c := range []struct {
 		name    string
@@ -33,10 +36,12 @@ func TestSubscriptionsAreGrantedOnTheDevicesOwnTopicsOnly(t *testing.T) {
 		qos     byte
 		want    []byte
 	}{
-		{"MQTT 5 at QoS 2", gatewaytest.V5, 2, []byte{1, 1, 1, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E}},
-		{"MQTT 5 at QoS 1", gatewaytest.V5, 1, []byte{1, 1, 1, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E}},
-		{"MQTT 5 at QoS 0", gatewaytest.V5, 0, []byte{0, 0, 0, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E}},
-		{"3.1.1 at QoS 1", gatewaytest.V311, 1, []byte{1, 1, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80}},
+		{"MQTT 5 at QoS 2", gatewaytest.V5, 2, []byte{1, 1, 1, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E, 0x87, 0x87, 0x87, 0x87}},
+		{"MQTT 5 at QoS 1", gatewaytest.V5, 1, []byte{1, 1, 1, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E, 0x87, 0x87, 0x87, 0x87}},
+		{"MQTT 5 at QoS 0", gatewaytest.V5, 0, []byte{0, 0, 0, 0x87, 0x87, 0x87, 0xA2, 0xA2, 0xA2, 0xA2, 0x9E, 0x87, 0x87, 0x87, 0x87}},
+		{"3.1.1 at QoS 2", gatewaytest.V311, 2, slices.Concat([]byte{1, 1, 1}, bytes.Repeat([]byte{0x80}, 12))},
+		{"3.1.1 at QoS 1", gatewaytest.V311, 1, slices.Concat([]byte{1, 1, 1}, bytes.Repeat([]byte{0x80}, 12))},
+		{"3.1.1 at QoS 0", gatewaytest.V311, 0, slices.Concat([]byte{0, 0, 0}, bytes.Repeat([]byte{0x80}, 12))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -51,34 +56,75 @@ func TestSubscriptionsAreGrantedOnTheDevicesOwnTopicsOnly(t *testing.T) {
 
 func TestUnsubscribeEndsDelivery(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, func(t *testing.T, version byte) {
+		t.Helper()
+		site := gatewaytest.Start(t, gatewaytest.Options{})
+		phone, begun := site.Core.NewDevice(t), gatewaytest.NewPush("under way")
+		wire := site.Dial(t, version)
+		wire.Greet(t, wire.Connect(phone))
+		wire.Subscribe(t, 1, "push/demo")
+		session := site.Core.AwaitOnline(t, phone)
+		wantDelivered(t, site, phone, taken, begun)
+		underWay := wire.NextPush(t, begun)
+		wire.Send(t, packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe, Qos: 1}, PacketID: 9,
+			Filters: packets.Subscriptions{{Filter: "push/demo"}, {Filter: "push/demo"}, {Filter: "reply/demo/bind"}},
+		})
+		ack := wire.Next(t, packets.Unsuback)
+		if codes := ack.ReasonCodes; ack.PacketID != 9 || version == gatewaytest.V5 && !bytes.Equal(codes, []byte{0, 0x11, 0x11}) {
+			t.Errorf("UNSUBACK %+v", ack)
+		}
+		wire.Ack(t, underWay) // its delivery is completed
+		site.Core.AwaitReceipt(t, phone, begun, arrived)
+		site.Core.Saw.Opens.Await(t, "it is opened as not receiving", func(all []*gatewayv1.Open) bool {
+			return !all[len(all)-1].GetReceiving()
+		})
+		missed := gatewaytest.NewPush("while unsubscribed")
+		site.Core.Keep(phone, missed)
+		target := gatewaytest.Target{Device: phone, Push: missed, Session: session}
+		if got := site.Core.Deliver(t, target); got[0] != gatewayv1.DeliverResponse_NO_SESSION {
+			t.Errorf("the delivery is %s", got[0])
+		}
+		wire.Ping(t)
+		wire.Subscribe(t, 1, "push/demo")
+		wire.NextPush(t, missed)
+	})
+}
+
+func TestASubscriptionThatIsMadeAgainReplacesTheOneBefore(t *testing.T) {
+	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
-	phone := site.Core.NewDevice(t)
-	wire := site.Online(t, phone)
-	wire.Send(t, packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe, Qos: 1}, PacketID: 9,
-		Filters: packets.Subscriptions{{Filter: "push/demo"}, {Filter: "push/demo"}, {Filter: "reply/demo/bind"}},
+	eachVersion(t, func(t *testing.T, version byte) {
+		t.Helper()
+		phone := site.Core.NewDevice(t)
+		wire := site.Dial(t, version)
+		wire.Greet(t, wire.Connect(phone))
+		for i, qos := range []byte{1, 0, 1} {
+			if got := wire.Subscribe(t, qos, "push/demo"); !bytes.Equal(got, []byte{qos}) {
+				t.Errorf("granted % X, want %d", got, qos)
+			}
+			if i == 0 {
+				site.Core.AwaitOnline(t, phone)
+				live(t, site, wire, phone)
+			}
+			push := gatewaytest.NewPush("at another QoS each time")
+			wantDelivered(t, site, phone, taken, push)
+			if got := wire.NextPush(t, push); got.FixedHeader.Qos != qos {
+				t.Errorf("it came at QoS %d, want %d", got.FixedHeader.Qos, qos)
+			}
+			wire.Ping(t) // and once
+		}
 	})
-	if got := wire.Next(t, packets.Unsuback); got.PacketID != 9 || !bytes.Equal(got.ReasonCodes, []byte{0, 0x11, 0x11}) {
-		t.Errorf("UNSUBACK %+v", got)
-	}
-	site.Core.Saw.Opens.Await(t, "it is opened as not receiving", func(all []*gatewayv1.Open) bool {
-		return !all[len(all)-1].GetReceiving()
-	})
-	session := site.Core.Saw.Opens.All()[0].GetSession()
-	missed := gatewaytest.NewPush("while unsubscribed")
-	site.Core.Keep(phone, missed)
-	target := gatewaytest.Target{Device: phone, Push: missed, Session: session}
-	if got := site.Core.Deliver(t, target); got[0] != gatewayv1.DeliverResponse_NO_SESSION {
-		t.Errorf("the delivery is %s", got[0])
-	}
-	wire.Ping(t)
-	wire.Subscribe(t, 1, "push/demo")
-	wire.NextPush(t, missed)
 }
 
 func TestPublishesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
+	t.Cleanup(func() { // when all cases are over
+		if calls := site.Core.Saw.Calls.All(); len(calls) > 0 {
+			t.Errorf("pushcore was asked %v", calls)
+		}
+	})
 	publish := func(change func(*packets.Packet)) packets.Packet {
 		p := packets.Packet{
 			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: 3, TopicName: "event/demo", Payload: []byte("{}"),
@@ -129,43 +175,67 @@ func TestPublishesThatAreRefused(t *testing.T) {
 			three.WantClosed(t)
 		})
 	}
-	if calls := site.Core.Saw.Calls.All(); len(calls) > 0 {
-		t.Errorf("pushcore was asked %v", calls)
-	}
 }
 
 func TestPacketsThatBreakTheProtocolCloseTheConnection(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
+	const none = "-" // 3.1.1 has no such thing
 	for _, c := range []struct {
 		name string
-		data string
-		code byte
+		// five and three are the packet of MQTT 5 and of 3.1.1; three is empty if they are the same.
+		five, three string
+		code        byte
 	}{
-		{"a second CONNECT", "\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00", 0x82},
-		{"a CONNACK", "\x20\x03\x00\x00\x00", 0x82},
-		{"AUTH", "\xf0\x00", 0x82},
-		{"PUBREL", "\x62\x02\x00\x01", 0x82},
-		{"packet type 0", "\x00\x00", 0x82},
-		{"PINGREQ with a body", "\xc0\x01\x00", 0x81},
-		{"PINGREQ with flags", "\xc1\x00", 0x81},
-		{"SUBSCRIBE with wrong flags", "\x80\x0e\x00\x01\x00\x00\x09push/demo\x01", 0x81},
-		{"SUBSCRIBE without topics", "\x82\x03\x00\x01\x00", 0x82},
-		{"SUBSCRIBE with identifier 0", "\x82\x0f\x00\x00\x00\x00\x09push/demo\x01", 0x82},
-		{"SUBSCRIBE at QoS 3", "\x82\x0f\x00\x01\x00\x00\x09push/demo\x03", 0x82},
-		{"a Subscription Identifier", "\x82\x11\x00\x01\x02\x0b\x01\x00\x09push/demo\x01", 0xA1},
-		{"a topic that is not UTF-8", "\x32\x0b\x00\x06even\xff\xfe\x00\x01\x00", 0x81},
-		{"a topic with a null", "\x32\x0b\x00\x06even\x00t\x00\x01\x00", 0x81},
-		{"PUBLISH with identifier 0", "\x32\x0f\x00\x0aevent/demo\x00\x00\x00", 0x82},
-		{"PUBLISH at QoS 3", "\x36\x0f\x00\x0aevent/demo\x00\x01\x00", 0x81},
-		{"a length of five bytes", "\x30\xff\xff\xff\xff\x01", 0x81},
-		{"too large", "\x30\xff\xff\x03", 0x95},
+		{"a second CONNECT", "\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00", "\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00", 0x82},
+		{"a CONNACK", "\x20\x03\x00\x00\x00", "\x20\x02\x00\x00", 0x82},
+		{"AUTH", "\xf0\x00", "", 0x82},
+		{"PUBREL", "\x62\x02\x00\x01", "", 0x82},
+		{"packet type 0", "\x00\x00", "", 0x82},
+		{"PINGREQ with a body", "\xc0\x01\x00", "", 0x81},
+		{"PINGREQ with flags", "\xc1\x00", "", 0x81},
+		{"DISCONNECT with flags", "\xe1\x00", "", 0x81},
+		{"PUBACK with flags", "\x41\x02\x00\x01", "", 0x81},
+		{"PUBACK with identifier 0", "\x40\x02\x00\x00", "", 0x82},
+		{"SUBSCRIBE with wrong flags", "\x80\x0f\x00\x01\x00\x00\x09push/demo\x01", "\x80\x0e\x00\x01\x00\x09push/demo\x01", 0x81},
+		{"SUBSCRIBE without topics", "\x82\x03\x00\x01\x00", "\x82\x02\x00\x01", 0x82},
+		{"SUBSCRIBE with identifier 0", "\x82\x0f\x00\x00\x00\x00\x09push/demo\x01", "\x82\x0e\x00\x00\x00\x09push/demo\x01", 0x82},
+		{"SUBSCRIBE at QoS 3", "\x82\x0f\x00\x01\x00\x00\x09push/demo\x03", "\x82\x0e\x00\x01\x00\x09push/demo\x03", 0x82},
+		{"SUBSCRIBE with reserved options", "\x82\x0f\x00\x01\x00\x00\x09push/demo\x41", "\x82\x0e\x00\x01\x00\x09push/demo\x05", 0x81},
+		{"SUBSCRIBE to an empty topic", "\x82\x06\x00\x01\x00\x00\x00\x01", "\x82\x05\x00\x01\x00\x00\x01", 0x81},
+		{"SUBSCRIBE to what is not UTF-8", "\x82\x09\x00\x01\x00\x00\x03a\xff\xfe\x01", "\x82\x08\x00\x01\x00\x03a\xff\xfe\x01", 0x81},
+		{"SUBSCRIBE to a surrogate", "\x82\x09\x00\x01\x00\x00\x03\xed\xa0\x80\x01", "\x82\x08\x00\x01\x00\x03\xed\xa0\x80\x01", 0x81},
+		{"SUBSCRIBE to a null", "\x82\x09\x00\x01\x00\x00\x03a\x00b\x01", "\x82\x08\x00\x01\x00\x03a\x00b\x01", 0x81},
+		{"a Subscription Identifier", "\x82\x11\x00\x01\x02\x0b\x01\x00\x09push/demo\x01", none, 0xA1},
+		{"No Local on a shared subscription", "\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x05", none, 0x82},
+		{"UNSUBSCRIBE with wrong flags", "\xa0\x0e\x00\x01\x00\x00\x09push/demo", "\xa0\x0d\x00\x01\x00\x09push/demo", 0x81},
+		{"UNSUBSCRIBE without topics", "\xa2\x03\x00\x01\x00", "\xa2\x02\x00\x01", 0x82},
+		{"UNSUBSCRIBE with identifier 0", "\xa2\x0e\x00\x00\x00\x00\x09push/demo", "\xa2\x0d\x00\x00\x00\x09push/demo", 0x82},
+		{"UNSUBSCRIBE from an empty topic", "\xa2\x05\x00\x01\x00\x00\x00", "\xa2\x04\x00\x01\x00\x00", 0x81},
+		{"UNSUBSCRIBE from what is not UTF-8", "\xa2\x08\x00\x01\x00\x00\x03a\xff\xfe", "\xa2\x07\x00\x01\x00\x03a\xff\xfe", 0x81},
+		{"a topic that is not UTF-8", "\x32\x0b\x00\x06even\xff\xfe\x00\x01\x00", "\x32\x0a\x00\x06even\xff\xfe\x00\x01", 0x81},
+		{"a topic with a surrogate", "\x32\x0b\x00\x06eve\xed\xa0\x80\x00\x01\x00", "\x32\x0a\x00\x06eve\xed\xa0\x80\x00\x01", 0x81},
+		{"a topic with a null", "\x32\x0b\x00\x06even\x00t\x00\x01\x00", "\x32\x0a\x00\x06even\x00t\x00\x01", 0x81},
+		{"an empty topic", "\x30\x03\x00\x00\x00", "\x30\x02\x00\x00", 0x82},
+		{"a user property that is not UTF-8", "\x30\x14\x00\x0aevent/demo\x07\x26\x00\x01a\x00\x01\xff", none, 0x81},
+		{"a user property's name that is not UTF-8", "\x30\x14\x00\x0aevent/demo\x07\x26\x00\x01\xff\x00\x01a", none, 0x81},
+		{"PUBLISH with identifier 0", "\x32\x0f\x00\x0aevent/demo\x00\x00\x00", "\x32\x0e\x00\x0aevent/demo\x00\x00", 0x82},
+		{"PUBLISH at QoS 3", "\x36\x0f\x00\x0aevent/demo\x00\x01\x00", "\x36\x0e\x00\x0aevent/demo\x00\x01", 0x81},
+		{"DUP at QoS 0", "\x38\x0d\x00\x0aevent/demo\x00", "\x38\x0c\x00\x0aevent/demo", 0x81},
+		{"a length of five bytes", "\x30\xff\xff\xff\xff\x01", "", 0x81},
+		{"too large", "\x30\xff\xff\x03", "", 0x95},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			wire := greeted(t, site, gatewaytest.V5)
-			wire.Write(t, []byte(c.data))
+			wire.Write(t, []byte(c.five))
 			wire.WantDisconnect(t, c.code)
+			if c.three == none {
+				return
+			}
+			wire = greeted(t, site, gatewaytest.V311)
+			wire.Write(t, []byte(cmp.Or(c.three, c.five)))
+			wire.WantClosed(t)
 		})
 	}
 }
@@ -188,11 +258,16 @@ func TestAClientMaySayGoodbyeOrJustGo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			phone := site.Core.NewDevice(t)
-			wire := site.Online(t, phone)
-			session := site.Core.AwaitOnline(t, phone)
-			leave(t, wire)
-			site.Core.Saw.Closes.AwaitOne(t, "the close", func(c *gatewayv1.Close) bool { return c.GetSession() == session })
+			eachVersion(t, func(t *testing.T, version byte) {
+				t.Helper()
+				phone := site.Core.NewDevice(t)
+				wire := site.Dial(t, version)
+				wire.Greet(t, wire.Connect(phone))
+				wire.Subscribe(t, 1, "push/demo")
+				session := site.Core.AwaitOnline(t, phone)
+				leave(t, wire)
+				site.Core.Saw.Closes.AwaitOne(t, "the close", func(c *gatewayv1.Close) bool { return c.GetSession() == session })
+			})
 		})
 	}
 }

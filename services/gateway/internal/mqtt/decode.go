@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bytes"
 	"slices"
+	"strings"
 )
 
 // Connect is a CONNECT packet (3.1).
@@ -293,6 +294,8 @@ func DecodeSubscribe(p Packet, version byte) (*Subscribe, error) {
 			r.fail(malformed("SUBSCRIBE has reserved bits set"))
 		case f.QoS == 3, version == V5 && options&0x30 == 0x30: // 3.8.3.1
 			r.fail(violation("SUBSCRIBE has options that do not exist"))
+		case version == V5 && options&4 != 0 && strings.HasPrefix(f.Topic, "$share/"): // MQTT-3.8.3-4
+			r.fail(violation("SUBSCRIBE has No Local on a shared subscription"))
 		}
 		s.Filters = append(s.Filters, f)
 	}

@@ -52,6 +52,9 @@ func FuzzConnect(f *testing.F) {
 	for _, c := range packets.TPacketData[packets.Connect] {
 		f.Add(c.RawBytes, uint64(1))
 	}
+	f.Add(connectOf(1000, "p"), uint64(1))
+	f.Add(connectOf(7, ""), uint64(1))
+	app := newApp(f)
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64) {
 		run := func(sizes *rand.Rand) (said []byte, who *mqtt.Connect) {
 			var hello session.Unidentified
@@ -67,8 +70,14 @@ func FuzzConnect(f *testing.F) {
 				}
 				return used
 			})
-			if who != nil && (closes(asked) || who.Username == "" || who.Password == "") {
+			if who != nil && (len(said) > 0 || closes(asked) || who.Username == "" || who.Password == "") {
 				t.Fatalf("believed and refused, or without a name: %+v", who)
+			}
+			if len(said) > 0 {
+				if !closes(asked) {
+					t.Fatal("it refuses and does not close")
+				}
+				wantConnack(t, said, false)
 			}
 			return said, who
 		}
@@ -77,7 +86,40 @@ func FuzzConnect(f *testing.F) {
 		if !bytes.Equal(said, saidToo) || !reflect.DeepEqual(who, whoToo) {
 			t.Fatalf("in pieces it is %+v and % X, at once %+v and % X", whoToo, saidToo, who, said)
 		}
+		if who == nil {
+			return
+		}
+		var out session.Output
+		session.New(session.Start{App: app, Ordinal: 1, Number: 1, Connect: who}, limits, session.Clock{}, &out)
+		switch {
+		case who.MaximumPacketSize > 0 && len(out.Bytes) > int(who.MaximumPacketSize):
+			t.Fatalf("a client that takes %d bytes is sent %d", who.MaximumPacketSize, len(out.Bytes))
+		case closes(out.Actions) != (len(out.Bytes) == 0):
+			t.Fatalf("closed %t, said % X", closes(out.Actions), out.Bytes)
+		case len(out.Bytes) > 0:
+			wantConnack(t, out.Bytes, true)
+		}
 	})
+}
+
+// wantConnack checks that what was said is one CONNACK, with Session Present 0 and a code of the standard's table, and nothing
+// else: no DISCONNECT either.
+func wantConnack(t *testing.T, said []byte, yes bool) {
+	t.Helper()
+	p, n, err := mqtt.Next(said, 1<<28)
+	if err != nil || n != len(said) || p.First != mqtt.CONNACK<<4 || len(p.Body) < 2 || p.Body[0] != 0 {
+		t.Fatalf("said % X, which is no CONNACK (%v)", said, err)
+	}
+	codes, version := []byte{1, 2, 3, 4, 5}, mqtt.V311
+	if len(p.Body) > 2 {
+		version = mqtt.V5
+		codes = []byte{
+			0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+		}
+	}
+	if code := read(t, p, version).ReasonCode; yes != (code == 0) || !yes && !slices.Contains(codes, code) {
+		t.Fatalf("CONNACK with 0x%02X", code)
+	}
 }
 
 // fuzzed is a session under fuzzing, in one of the states that a client can meet.
