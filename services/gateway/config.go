@@ -71,8 +71,8 @@ type Config struct {
 	Revision        string        `yaml:"revision" env:"REVISION" doc:"what sets apart the gateways of one rollout from those that they replace, such as the hash of a pod's template; empty: a stopping gateway waits for no rollout"`
 	RolloutWait     time.Duration `yaml:"rollout_wait" env:"ROLLOUT_WAIT" default:"5m" doc:"how long at most a stopping gateway of a rollout keeps its devices until all that are replaced with it stop, too, so that each device moves only once"`
 	DrainWait       time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
-	DrainRate       int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away"`
-	DrainDeadline   time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"when a stopping gateway closes what is left"`
+	DrainRate       int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away; more if they would not be gone by drain_deadline otherwise"`
+	DrainDeadline   time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"how long sending the connections away may take"`
 	ServerReference string        `yaml:"server_reference" env:"SERVER_REFERENCE" doc:"host:port that MQTT 5 devices are sent to when they have to go elsewhere; empty: they come back to where they were"`
 	MaxLifetime     time.Duration `yaml:"max_lifetime" env:"MAX_LIFETIME" doc:"longest that a device stays connected: half to all of it, at random, so that the load spreads over new gateways; 0: for ever"`
 
@@ -131,6 +131,8 @@ func (c *Config) Validate() error {
 		return errors.New("memory_watermark and cpu_watermark must be between 0 and 1")
 	case c.RolloutWait < 0 || c.DrainWait < 0:
 		return errors.New("rollout_wait and drain_wait must not be negative")
+	case c.DrainDeadline <= 0:
+		return errors.New("drain_deadline must be over 0")
 	case c.MaxLifetime != 0 && c.MaxLifetime < time.Second:
 		return errors.New("max_lifetime must be at least 1s, or 0")
 	case c.Loops < 0:

@@ -465,7 +465,7 @@ func (g *Gateway) drain(ctx context.Context) {
 	wait(ctx, g.config.DrainWait, nil)
 	g.set.StopAccepting()
 	drained := make(chan struct{})
-	g.set.Drain(g.config.DrainRate, func() { close(drained) })
+	g.set.Drain(g.config.DrainRate, g.config.DrainDeadline, func() { close(drained) })
 	wait(ctx, g.config.DrainDeadline, drained)
 	g.set.Stop()
 	begun := time.Now()

@@ -2,7 +2,9 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -269,22 +271,52 @@ func TestAGatewayOfARolloutKeepsItsDevicesUntilTheLastOneThatIsReplacedStops(t *
 	}
 }
 
-func TestADeadlineEndsADrain(t *testing.T) {
+func TestADrainThatItsRateWouldNotEndIsFasterButNeverAllAtOnce(t *testing.T) {
 	t.Parallel()
+	const n = 100
+	deadline := 3 * time.Second
 	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) {
-		c.DrainRate, c.DrainDeadline, c.Loops = 1, 100*time.Millisecond, 1
+		c.DrainRate, c.DrainDeadline = 1, deadline // 97 would be left
 	}})
-	var wires []*gatewaytest.Wire
-	for range 5 {
-		wires = append(wires, greeted(t, site, gatewaytest.V5))
+	type word struct {
+		at  time.Time
+		err error
+	}
+	words := make(chan word, n)
+	for i := range n {
+		version := gatewaytest.V5
+		if i%4 == 0 {
+			version = gatewaytest.V311 // knows no such word
+		}
+		wire := greeted(t, site, version)
+		go func() {
+			p, err := wire.Read()
+			w := word{at: time.Now()}
+			if told := err == nil && p.FixedHeader.Type == packets.Disconnect && p.ReasonCode == 0x8B; told != (version == gatewaytest.V5) {
+				w.err = fmt.Errorf("version %d is told 0x%02X: %w", version, p.ReasonCode, err)
+			}
+			words <- w
+			wire.Close()
+		}()
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- site.Stop() }()
-	for _, wire := range wires {
-		wire.WantDisconnect(t, 0x8B) // told all the same
+	var times []time.Time
+	for range n {
+		w := next(t, "a last word", words)
+		if w.err != nil {
+			t.Error(w.err)
+		}
+		times = append(times, w.at)
 	}
 	if err := next(t, "the stop", stopped); err != nil {
 		t.Error(err)
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	for i := n / 2; i < n; i++ {
+		if took := times[i].Sub(times[i-n/2]); took < deadline/10 { // 1.35 s at an even pace
+			t.Fatalf("%d connections go within %v", n/2, took)
+		}
 	}
 }
 

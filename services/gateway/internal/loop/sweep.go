@@ -27,8 +27,9 @@ const (
 // sweep goes through a loop's sessions at a set rate.
 type sweep struct {
 	kind   sweepKind
-	rate   float64 // sessions a second, of this loop
-	most   float64 // sessions in all
+	rate   float64       // sessions a second, of this loop
+	within time.Duration // a drain: it has to be through by then, however many there are
+	most   float64       // sessions in all
 	next   int32
 	end    int32
 	begun  time.Duration
@@ -37,7 +38,7 @@ type sweep struct {
 }
 
 // sweep goes through sessions, most in all, at a rate per second and calls done at the end, from one of the loops.
-func (s *Set) sweep(kind sweepKind, most, rate int, done func()) {
+func (s *Set) sweep(each sweep, most, rate int, done func()) {
 	left := &atomic.Int32{}
 	left.Store(int32(len(s.loops)))
 	for n, l := range s.loops {
@@ -45,25 +46,35 @@ func (s *Set) sweep(kind sweepKind, most, rate int, done func()) {
 		if n < most%len(s.loops) {
 			share++
 		}
-		l.post(&sweep{kind: kind, rate: float64(rate) / float64(len(s.loops)), most: float64(share), finish: func() {
+		each.rate, each.most = float64(rate)/float64(len(s.loops)), float64(share)
+		each.finish = func() {
 			if left.Add(-1) == 0 {
 				done()
 			}
-		}})
+		}
+		own := each
+		l.post(&own)
 	}
 }
 
 // PullAll has every session ask for what is kept: messages may have been missed.
-func (s *Set) PullAll(rate int, done func()) { s.sweep(sweepPull, math.MaxInt, rate, done) }
+func (s *Set) PullAll(rate int, done func()) {
+	s.sweep(sweep{kind: sweepPull}, math.MaxInt, rate, done)
+}
 
 // ReopenAll has every session opened again: the routes may be lost.
-func (s *Set) ReopenAll(rate int, done func()) { s.sweep(sweepReopen, math.MaxInt, rate, done) }
+func (s *Set) ReopenAll(rate int, done func()) {
+	s.sweep(sweep{kind: sweepReopen}, math.MaxInt, rate, done)
+}
 
-// Drain sends every connection away.
-func (s *Set) Drain(rate int, done func()) { s.sweep(sweepDrain, math.MaxInt, rate, done) }
+// Drain sends every connection away, at a rate per second; faster where they would not be gone within a time otherwise, as
+// those who are left then would all come to other gateways at once.
+func (s *Set) Drain(rate int, within time.Duration, done func()) {
+	s.sweep(sweep{kind: sweepDrain, within: within}, math.MaxInt, rate, done)
+}
 
 // Shed sends n devices elsewhere, so that the load is spread anew.
-func (s *Set) Shed(n, rate int, done func()) { s.sweep(sweepShed, n, rate, done) }
+func (s *Set) Shed(n, rate int, done func()) { s.sweep(sweep{kind: sweepShed}, n, rate, done) }
 
 func (s *sweep) run(l *Loop) {
 	s.begun, s.end = l.clock.Since, l.conns.len()
@@ -71,7 +82,25 @@ func (s *sweep) run(l *Loop) {
 		s.next = rand.Int32N(s.end)
 		s.end += s.next
 	}
+	if s.kind == sweepDrain {
+		s.hurry(l)
+	}
 	l.sweeps = append(l.sweeps, s)
+}
+
+// hurry raises a drain's rate to what is needed. A tenth of the time is left for a loop that is late.
+func (s *sweep) hurry(l *Loop) {
+	sessions := 0
+	for i := range l.conns.len() {
+		if l.conns.at(i).state == stateLive {
+			sessions++
+		}
+	}
+	if needed := float64(sessions) / (0.9 * s.within.Seconds()); needed > s.rate {
+		l.log.Warn("sends devices away faster than drain_rate: the loop's would not be gone by drain_deadline",
+			"sessions", sessions, "drain_rate_of_loop", s.rate, "rate", math.Ceil(needed))
+		s.rate = needed
+	}
 }
 
 // runSweeps lets each sweep do what its rate allows by now.
