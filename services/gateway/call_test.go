@@ -47,6 +47,8 @@ func (h heldCall) ok(json string) {
 
 func (h heldCall) fail(json string) { h.answer <- &gatewayv1.CallsResponse_Result{Json: []byte(json)} }
 
+// MQTT 5: 2.2.1-5, 3.3.4-1, 4.3.2-4, 4.3.2-5
+// MQTT 3.1.1: 2.3.1-6, 3.3.4-1, 4.3.2-2
 func TestAnEventIsAcknowledgedWhenPushcoreHasIt(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version byte) {
@@ -74,6 +76,7 @@ func TestAnEventIsAcknowledgedWhenPushcoreHasIt(t *testing.T) {
 	})
 }
 
+// MQTT 5: 3.4.2-1
 func TestARefusedEventIsAcknowledgedWithTheReason(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -89,6 +92,7 @@ func TestARefusedEventIsAcknowledgedWithTheReason(t *testing.T) {
 	}
 }
 
+// MQTT 5: 4.3.2-4
 func TestEventsAreTriedAgainWhilePushcoreCannotTakeThem(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -174,6 +178,7 @@ func TestCallsAreAnsweredOnTheirReplyTopic(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.3.2-16
 func TestAnMQTT5ClientNamesWhereItWantsTheReply(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -274,6 +279,7 @@ func TestA311ClientWithManyEventsIsSlowedAndNotClosed(t *testing.T) {
 	close(g.came)
 }
 
+// MQTT 5: 3.3.4-7, 3.3.4-8
 func TestAnMQTT5ClientThatExceedsTheReceiveMaximumIsClosed(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})

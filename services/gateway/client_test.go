@@ -162,6 +162,7 @@ func TestAutopahoComesBackByItself(t *testing.T) {
 	<-manager.Done()
 }
 
+// MQTT 3.1.1: 7.0.0-2, 7.1.1-1
 func TestPahoOf311ReceivesAndComesBackOverEveryTransport(t *testing.T) {
 	t.Parallel()
 	plain := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.WebSocket = "127.0.0.1:0" }})

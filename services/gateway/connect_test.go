@@ -27,6 +27,7 @@ func userProperty(p packets.Packet, name string) string {
 	return ""
 }
 
+// MQTT 5: 3.1.3-6, 3.1.3-7, 3.2.2-16
 func TestFirstConnectRegistersTheDevice(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -64,6 +65,7 @@ func TestFirstConnectRegistersTheDevice(t *testing.T) {
 	site.Core.Saw.Opens.AwaitOne(t, "the open of the device that returned", func(o *gatewayv1.Open) bool { return o.GetReturned() })
 }
 
+// MQTT 5: 3.1.2-28, 3.2.2-9, 3.2.2-21, 3.2.2-22, 4.12.0-6
 func TestConnackSaysWhatTheServerDoes(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -96,6 +98,8 @@ func TestConnackSaysWhatTheServerDoes(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.1.2-4, 3.1.2-5, 3.1.2-6, 3.1.4-4, 3.1.4-5, 3.2.2-1, 3.2.2-2, 3.2.2-3, 4.1.0-2
+// MQTT 3.1.1: 3.1.2-6, 3.1.4-3, 3.1.4-4, 3.2.2-1, 3.2.2-3
 func TestSessionPresentIsNeverSet(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -116,6 +120,8 @@ func TestSessionPresentIsNeverSet(t *testing.T) {
 	})
 }
 
+// MQTT 5: 3.1.2-2, 3.1.3-8, 3.1.4-2, 3.1.4-6, 3.2.2-7, 3.2.2-12, 3.2.2-13, 4.12.0-1
+// MQTT 3.1.1: 3.1.2-2, 3.1.3-8, 3.1.3-9, 3.1.4-5, 3.2.2-5
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -181,6 +187,7 @@ func withWill(p *packets.Packet) {
 	p.Connect.WillFlag, p.Connect.WillTopic, p.Connect.WillPayload = true, "gone", []byte("x")
 }
 
+// MQTT 5: 3.2.2-7
 func TestRegistrationThatPushcoreRefuses(t *testing.T) {
 	t.Parallel()
 	limited, err := status.New(codes.ResourceExhausted, "too many from this address").
@@ -215,6 +222,8 @@ func TestRegistrationThatPushcoreRefuses(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.1.0-1, 3.1.2-1, 3.1.2-3, 3.1.3-4, 3.1.3-12, 3.1.4-1, 3.14.0-1
+// MQTT 3.1.1: 3.1.0-1, 3.1.2-1, 3.1.2-3, 3.1.2-22, 3.1.3-4, 3.1.3-11, 3.1.4-1, 3.2.2-6
 func TestWhatIsNotMQTTIsClosedWithoutAWord(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -230,6 +239,8 @@ func TestWhatIsNotMQTTIsClosedWithoutAWord(t *testing.T) {
 		"password, no user name":        "\x10\x0f\x00\x04MQTT\x04\x42\x00\x3c\x00\x00\x00\x01p",
 		"a user name that is not there": "\x10\x0c\x00\x04MQTT\x04\x82\x00\x3c\x00\x00",
 		"a client id that is no UTF-8":  "\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02\xff\xfe",
+		"the same id, MQTT 5":           "\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02\xff\xfe",
+		"the same user name, MQTT 5":    "\x10\x11\x00\x04MQTT\x05\x82\x00\x3c\x00\x00\x00\x00\x02\xff\xfe",
 		"a user name that is no UTF-8":  "\x10\x10\x00\x04MQTT\x04\x82\x00\x3c\x00\x00\x00\x02\xff\xfe",
 		"a length of five bytes":        "\x10\xff\xff\xff\xff\x01",
 		"larger than is let through":    "\x10\xff\xff\x01",
@@ -256,6 +267,8 @@ func TestAConnectionThatDoesNotSayWhoItIsIsClosed(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.1.3-2, 3.1.4-3
+// MQTT 3.1.1: 3.1.3-2, 3.1.4-2
 func TestTheNewerConnectionOfADeviceTakesOver(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -326,6 +339,8 @@ func endedAtOpen(t *testing.T, answer gatewayv1.Opened_Status, code byte) {
 	wire.WantDisconnect(t, code)
 }
 
+// MQTT 5: 3.1.2-22, 3.12.4-1
+// MQTT 3.1.1: 3.1.2-24, 3.12.4-1
 func TestKeepAlive(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{Core: func(c *gatewaytest.Core) {

@@ -80,8 +80,9 @@ func TestPubackIsTheArrivedReceipt(t *testing.T) {
 	}
 }
 
+// MQTT 5: 4.4.0-2
 func TestAPushThatTheClientRefusesHasNotArrived(t *testing.T) {
-	t.Parallel() // [4.4.0-2]
+	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	phone := site.Core.NewDevice(t)
 	wire := site.Online(t, phone)
@@ -124,6 +125,8 @@ func TestAPushForAUserCarriesTheUser(t *testing.T) {
 	}
 }
 
+// MQTT 5: 2.2.1-2, 3.3.1-2, 3.8.4-8, 4.3.1-1
+// MQTT 3.1.1: 2.3.1-5, 3.3.1-2, 3.3.5-1, 3.8.4-6, 4.3.1-1
 func TestQoS0IsSentAndNeverArrives(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -171,6 +174,7 @@ func TestWhatIsNotAcknowledgedInASecondIsReportedAsSent(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.3.1-1, 4.4.0-1
 func TestAConnectionThatDoesNotAcknowledgeIsClosed(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{Core: func(c *gatewaytest.Core) {
@@ -206,6 +210,7 @@ func TestAConnectionThatDoesNotAcknowledgeIsClosed(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.3.1-1, 4.4.0-1
 func TestAPushThatIsAskedForAgainIsNotHandedOverAgain(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -229,6 +234,7 @@ func TestAPushThatIsAskedForAgainIsNotHandedOverAgain(t *testing.T) {
 	})
 }
 
+// MQTT 5: 3.3.2-5
 func TestDeliveriesThatAreNotTaken(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -269,6 +275,7 @@ func TestNotificationsAreNotHandedOverWhileThePermissionIsOff(t *testing.T) {
 	wire.NextPush(t, shown)
 }
 
+// MQTT 5: 3.3.4-9, 3.3.4-10, 4.9.0-1, 4.9.0-2, 4.9.0-3
 func TestAFullWindowIsRefilledFromWhatIsKept(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})

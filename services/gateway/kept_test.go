@@ -40,6 +40,8 @@ func (g *gate) next(t *testing.T) *gatewayv1.SessionsRequest {
 	return next(t, "a batch of sessions", g.came)
 }
 
+// MQTT 5: 4.6.0-5, 4.6.0-6
+// MQTT 3.1.1: 4.6.0-5, 4.6.0-6
 func TestWhatIsKeptComesOldestFirstAndThenLive(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -70,6 +72,7 @@ func TestWhatIsKeptComesOldestFirstAndThenLive(t *testing.T) {
 	})
 }
 
+// MQTT 5: 4.6.0-5, 4.6.0-6
 func TestWhatComesWhileTheOpenIsUnderWayIsMergedWithWhatWasKept(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})

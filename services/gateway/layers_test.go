@@ -40,6 +40,7 @@ func (c trickle) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// MQTT 5: 4.2.0-1
 func TestTLSTakesRecordsInAnyPieces(t *testing.T) {
 	t.Parallel()
 	site, client := startSecure(t)
@@ -53,6 +54,7 @@ func TestTLSTakesRecordsInAnyPieces(t *testing.T) {
 
 // A device that does not wait for answers: its CONNECT and all that follows come in one write, for which its connection may
 // have to move to another loop.
+// MQTT 5: 3.2.0-1, 3.2.0-2
 func TestWhatADeviceSendsAheadIsKeptOnEveryTransport(t *testing.T) {
 	t.Parallel()
 	site, client := startSecure(t)

@@ -125,6 +125,7 @@ func TestAnAppWithoutDevicesHereIsAnsweredAtOnce(t *testing.T) {
 	wantSlice(t, site.Core.Slice(t, push, site.Core.NewDevice(t)), gatewaytest.SliceAnswer{})
 }
 
+// MQTT 5: 3.3.1-1, 4.4.0-1
 func TestAnAudiencePushThatWasNotAcknowledgedComesAgainOnTheNextConnection(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})

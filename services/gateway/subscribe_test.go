@@ -22,6 +22,10 @@ func greeted(t *testing.T, site *gatewaytest.Site, version byte) *gatewaytest.Wi
 	return wire
 }
 
+// MQTT 5: 1.5.4-3, 2.2.1-6, 3.2.2-10, 3.8.4-1, 3.8.4-2, 3.8.4-5, 3.8.4-6, 3.8.4-7, 3.9.3-1, 3.9.3-2, 4.7.1-1, 4.7.1-2
+// MQTT 5: 4.7.2-1, 4.7.3-4
+// MQTT 3.1.1: 1.5.3-3, 2.3.1-7, 3.8.3-2, 3.8.4-1, 3.8.4-2, 3.8.4-4, 3.8.4-5, 3.9.3-1, 3.9.3-2, 4.7.1-2, 4.7.1-3, 4.7.2-1
+// MQTT 3.1.1: 4.7.3-4
 func TestSubscriptionsAreGrantedOnTheDevicesOwnTopicsOnly(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -54,6 +58,8 @@ func TestSubscriptionsAreGrantedOnTheDevicesOwnTopicsOnly(t *testing.T) {
 	}
 }
 
+// MQTT 5: 2.2.1-6, 3.10.4-1, 3.10.4-2, 3.10.4-3, 3.10.4-4, 3.10.4-5, 3.10.4-6, 3.11.3-1, 3.11.3-2
+// MQTT 3.1.1: 2.3.1-7, 3.10.4-1, 3.10.4-2, 3.10.4-3, 3.10.4-4, 3.10.4-5, 3.10.4-6
 func TestUnsubscribeEndsDelivery(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version byte) {
@@ -91,6 +97,8 @@ func TestUnsubscribeEndsDelivery(t *testing.T) {
 	})
 }
 
+// MQTT 5: 3.8.4-3, 3.8.4-8
+// MQTT 3.1.1: 3.3.5-1, 3.8.4-3, 3.8.4-6
 func TestASubscriptionThatIsMadeAgainReplacesTheOneBefore(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -117,6 +125,8 @@ func TestASubscriptionThatIsMadeAgainReplacesTheOneBefore(t *testing.T) {
 	})
 }
 
+// MQTT 5: 2.2.1-5, 3.2.2-11, 3.2.2-14, 3.2.2-17, 3.2.2-18, 3.3.2-2, 3.4.2-1, 3.8.3-3, 4.7.0-1
+// MQTT 3.1.1: 3.3.2-2, 3.3.5-2, 4.7.1-1, 4.8.0-1
 func TestPublishesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -177,6 +187,11 @@ func TestPublishesThatAreRefused(t *testing.T) {
 	}
 }
 
+// MQTT 5: 1.5.4-1, 1.5.4-2, 1.5.7-1, 2.1.3-1, 2.2.1-3, 3.1.0-2, 3.3.1-2, 3.3.1-4, 3.3.2-1, 3.3.2-13, 3.3.2-14, 3.3.2-19
+// MQTT 5: 3.8.1-1, 3.8.3-1, 3.8.3-2, 3.8.3-4, 3.8.3-5, 3.10.1-1, 3.10.3-1, 3.10.3-2, 3.14.1-1, 3.14.2-1, 3.14.2-2, 3.14.4-1
+// MQTT 5: 3.14.4-2, 3.15.1-1, 4.7.3-1, 4.7.3-2, 4.12.0-7, 4.13.1-1, 4.13.2-1
+// MQTT 3.1.1: 1.5.3-1, 1.5.3-2, 2.2.2-1, 2.2.2-2, 2.3.1-1, 3.1.0-2, 3.3.1-2, 3.3.1-4, 3.3.2-1, 3.8.1-1, 3.8.3-1, 3.8.3-3
+// MQTT 3.1.1: 3.8.3-4, 3.10.1-1, 3.10.3-1, 3.10.3-2, 3.14.1-1, 4.7.3-1, 4.7.3-2, 4.8.0-1
 func TestPacketsThatBreakTheProtocolCloseTheConnection(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
@@ -219,6 +234,9 @@ func TestPacketsThatBreakTheProtocolCloseTheConnection(t *testing.T) {
 		{"an empty topic", "\x30\x03\x00\x00\x00", "\x30\x02\x00\x00", 0x82},
 		{"a user property that is not UTF-8", "\x30\x14\x00\x0aevent/demo\x07\x26\x00\x01a\x00\x01\xff", none, 0x81},
 		{"a user property's name that is not UTF-8", "\x30\x14\x00\x0aevent/demo\x07\x26\x00\x01\xff\x00\x01a", none, 0x81},
+		{"a Response Topic that is not UTF-8", "\x30\x12\x00\x0aevent/demo\x05\x08\x00\x02\xff\xfe", none, 0x81},
+		{"a Response Topic with a wildcard", "\x30\x20\x00\x0ecall/demo/tags\x0f\x08\x00\x0creply/demo/+", none, 0x90},
+		{"a Content Type that is not UTF-8", "\x30\x11\x00\x0aevent/demo\x04\x03\x00\x01\xff", none, 0x81},
 		{"PUBLISH with identifier 0", "\x32\x0f\x00\x0aevent/demo\x00\x00\x00", "\x32\x0e\x00\x0aevent/demo\x00\x00", 0x82},
 		{"PUBLISH at QoS 3", "\x36\x0f\x00\x0aevent/demo\x00\x01\x00", "\x36\x0e\x00\x0aevent/demo\x00\x01", 0x81},
 		{"DUP at QoS 0", "\x38\x0d\x00\x0aevent/demo\x00", "\x38\x0c\x00\x0aevent/demo", 0x81},
@@ -285,6 +303,7 @@ func TestAClientThatSendsTooFastIsClosed(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.2.2-15
 func TestThePacketLimitIsASetting(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.MaxPacket = 2000 }})
@@ -306,6 +325,8 @@ func TestThePacketLimitIsASetting(t *testing.T) {
 	})
 }
 
+// MQTT 5: 3.2.0-1, 3.2.0-2, 4.2.0-1
+// MQTT 3.1.1: 3.2.0-1
 func TestPacketsMayComeInAnyPieces(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})

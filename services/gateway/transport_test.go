@@ -160,6 +160,8 @@ func dialWebSocket(t *testing.T, url string, config *tls.Config, protocols ...st
 	return conn, websocket.NetConn(context.Background(), conn, websocket.MessageBinary)
 }
 
+// MQTT 5: 6.0.0-1, 6.0.0-3, 6.0.0-4
+// MQTT 3.1.1: 6.0.0-1, 6.0.0-3, 6.0.0-4
 func TestMQTTOverWebSocket(t *testing.T) {
 	t.Parallel()
 	plain := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *gateway.Config) { c.WebSocket = "127.0.0.1:0" }})

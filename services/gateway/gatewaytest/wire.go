@@ -272,6 +272,9 @@ func (w *Wire) WantDisconnect(t testing.TB, code byte) packets.Packet {
 		if p = w.Next(t, packets.Disconnect); p.ReasonCode != code {
 			t.Errorf("DISCONNECT with 0x%02X, want 0x%02X", p.ReasonCode, code)
 		}
+		if p.Properties.SessionExpiryIntervalFlag {
+			t.Error("DISCONNECT has a Session Expiry Interval, which servers do not send")
+		}
 	}
 	w.WantClosed(t)
 	return p

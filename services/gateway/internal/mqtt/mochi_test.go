@@ -49,6 +49,8 @@ func packetOf(t *testing.T, kind byte, c packets.TPacketCase) (mqtt.Packet, erro
 	return p, err
 }
 
+// MQTT 5: 1.5.4-1, 1.5.4-2, 2.2.1-2, 3.1.3-1, 3.1.3-3, 3.3.4-6
+// MQTT 3.1.1: 3.1.3-1, 3.1.3-3
 func TestPacketsOfMochisCollection(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []byte{
@@ -98,6 +100,10 @@ func codeOf(err error) mqtt.Code {
 }
 
 // Bodies that the standard forbids and mochi's collection does not hold.
+// MQTT 5: 2.1.3-1, 2.2.1-3, 3.1.2-3, 3.1.2-9, 3.1.2-11, 3.1.2-12, 3.1.2-13, 3.1.2-16, 3.1.2-17, 3.1.2-18, 3.1.2-19, 3.1.4-1
+// MQTT 5: 3.3.1-4, 3.3.2-1, 3.3.2-2, 3.8.3-2, 3.8.3-4, 3.8.3-5, 3.10.3-2, 3.14.1-1, 4.7.3-1
+// MQTT 3.1.1: 2.3.1-1, 3.1.2-9, 3.1.2-11, 3.1.2-13, 3.1.2-14, 3.1.2-15, 3.1.2-18, 3.1.2-19, 3.1.2-20, 3.1.2-21, 3.1.2-22
+// MQTT 3.1.1: 3.3.2-2, 3.8.1-1, 3.8.3-3, 3.10.1-1, 3.10.3-2, 4.7.1-1, 4.7.3-1
 func TestForbiddenPacketsAreRefusedWithTheirCode(t *testing.T) {
 	t.Parallel()
 	const connect = "\x00\x04MQTT\x05\x02\x00\x00"
@@ -148,6 +154,13 @@ func TestForbiddenPacketsAreRefusedWithTheirCode(t *testing.T) {
 		"3.1.1, 3.3.2: a wildcard in a topic name":      {0x30, "\x00\x03a/+", mqtt.V311, mqtt.TopicNameInvalid},
 		"3.1.1, 2.3.1: packet identifier 0":             {0x32, "\x00\x01a\x00\x00", mqtt.V311, mqtt.ProtocolError},
 		"3.1.1, 3.1.2: password without user name":      {0x10, "\x00\x04MQTT\x04\x42\x00\x00\x00\x00\x00\x01p", mqtt.V311, mqtt.MalformedPacket},
+		"3.1.2.6: will QoS without a will":              {0x10, "\x00\x04MQTT\x05\x0a\x00\x00\x00\x00\x00", mqtt.V5, mqtt.MalformedPacket},
+		"3.1.3: a will that is not there":               {0x10, "\x00\x04MQTT\x05\x06\x00\x00\x00\x00\x00", mqtt.V5, mqtt.MalformedPacket},
+		"3.1.3: a user name that is not there":          {0x10, "\x00\x04MQTT\x05\x82\x00\x00\x00\x00\x00", mqtt.V5, mqtt.MalformedPacket},
+		"3.1.3: a password that is not there":           {0x10, "\x00\x04MQTT\x05\x42\x00\x00\x00\x00\x00", mqtt.V5, mqtt.MalformedPacket},
+		"3.1.1, 3.1.2: will QoS without a will":         {0x10, "\x00\x04MQTT\x04\x0a\x00\x00\x00\x00", mqtt.V311, mqtt.MalformedPacket},
+		"3.1.1, 3.1.3: a user name that is not there":   {0x10, "\x00\x04MQTT\x04\x82\x00\x00\x00\x00", mqtt.V311, mqtt.MalformedPacket},
+		"3.1.1, 3.1.3: a password that is not there":    {0x10, "\x00\x04MQTT\x04\xc2\x00\x00\x00\x00\x00\x01u", mqtt.V311, mqtt.MalformedPacket},
 		"3.1.1, 3.1.2: will QoS 3":                      {0x10, "\x00\x04MQTT\x04\x1e\x00\x00\x00\x00\x00\x01a\x00\x01b", mqtt.V311, mqtt.MalformedPacket},
 		"3.1.1, 3.1.2: will retain without a will":      {0x10, "\x00\x04MQTT\x04\x22\x00\x00\x00\x00", mqtt.V311, mqtt.MalformedPacket},
 		"3.1.1, 3.1: a will that is not there":          {0x10, "\x00\x04MQTT\x04\x06\x00\x00\x00\x00", mqtt.V311, mqtt.MalformedPacket},

@@ -48,6 +48,8 @@ func closes(asked []session.Action) bool {
 	return false
 }
 
+// MQTT 5: 3.1.2-24, 3.1.4-5, 3.2.0-1, 3.2.0-2, 3.2.2-1, 3.2.2-6, 3.2.2-8, 3.14.0-1
+// MQTT 3.1.1: 3.2.0-1, 3.2.2-4
 func FuzzConnect(f *testing.F) {
 	for _, c := range packets.TPacketData[packets.Connect] {
 		f.Add(c.RawBytes, uint64(1))

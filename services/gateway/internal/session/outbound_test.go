@@ -142,6 +142,9 @@ func randomScript(seed uint64, length int) []byte {
 
 // Whatever happens: no packet identifier is in use twice, no more than the client's Receive Maximum is in flight, nothing
 // comes twice on a connection or late or out of order, and in the end the phone has every push that holds.
+// MQTT 5: 2.2.1-4, 3.1.2-26, 3.1.2-27, 3.3.1-3, 3.3.1-12, 3.3.2-3, 3.3.4-9, 4.3.2-1, 4.3.2-2, 4.3.2-3, 4.4.0-2, 4.6.0-5
+// MQTT 5: 4.6.0-6
+// MQTT 3.1.1: 2.3.1-4, 3.3.1-3, 3.3.1-9, 3.3.2-3, 4.1.0-1, 4.1.0-2, 4.3.2-1, 4.6.0-5, 4.6.0-6
 func TestOutboundStateKeepsItsPromises(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(300) {
@@ -151,6 +154,8 @@ func TestOutboundStateKeepsItsPromises(t *testing.T) {
 	}
 }
 
+// MQTT 5: 2.2.1-4
+// MQTT 3.1.1: 2.3.1-4
 func FuzzOutbound(f *testing.F) {
 	for _, found := range []string{ // by random scripts, and made short
 		"\xdd\xb6\x00\x0e\xc1",                 // an Open is answered after the device unsubscribed, missed a push, and subscribed

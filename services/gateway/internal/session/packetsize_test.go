@@ -13,9 +13,9 @@ import (
 )
 
 // Of each packet the largest form goes out that the client takes, and never a larger one.
+// MQTT 5: 2.2.2-1, 3.1.2-24, 3.2.2-19, 3.2.2-20, 3.4.2-2, 3.4.2-3, 3.9.2-1, 3.9.2-2, 3.11.2-1, 3.11.2-2, 3.14.2-3, 3.14.2-4
 func TestNoPacketIsLargerThanTheClientTakes(t *testing.T) {
 	t.Parallel()
-	// [3.1.2-24] [3.2.2-19] [3.2.2-20] [3.4.2-2] [3.9.2-1] [3.11.2-1] [3.14.2-3] [3.14.2-4]
 	begin := func(limit uint32, token, secret string) (*session.Session, *session.Output) {
 		out := &session.Output{}
 		s := session.New(session.Start{

@@ -16,8 +16,9 @@ func (r *rig) puback(t testing.TB, id uint16, code byte) {
 }
 
 // A client that says no has not got the message to the app, and must not be sent it again.
+// MQTT 5: 4.4.0-2
 func TestAMessageThatTheClientRefusesHasNotArrived(t *testing.T) {
-	t.Parallel() // [4.4.0-2]
+	t.Parallel()
 	for name, c := range map[string]struct {
 		code     byte
 		audience bool

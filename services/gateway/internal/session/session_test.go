@@ -13,6 +13,8 @@ import (
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
 
+// MQTT 5: 3.1.2-22
+// MQTT 3.1.1: 3.1.2-24
 func TestASilentClientIsClosedAfterOneAndAHalfKeepAlives(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -113,6 +115,7 @@ func TestEachMessageHasItsOwnClock(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.1.2-24, 3.1.2-25
 func TestAMessageLargerThanTheClientTakesIsNotSentToIt(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, mqtt.Connect{Version: mqtt.V5, MaximumPacketSize: 80})
@@ -130,6 +133,7 @@ func TestAMessageLargerThanTheClientTakesIsNotSentToIt(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.3.2-6
 func TestTheExpiryThatTheClientIsToldIsRoundedUp(t *testing.T) {
 	t.Parallel()
 	r := newOpenRig(t)
@@ -223,6 +227,7 @@ func TestAFullWindowDoesNotHoldRepliesBack(t *testing.T) {
 	}
 }
 
+// MQTT 5: 3.1.2-29
 func TestReasonStringsAreLeftOutForClientsThatWantNone(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -344,6 +349,7 @@ func TestADirectPushIsRememberedForTenMinutes(t *testing.T) {
 	r.wantPackets(t, packets.Publish)
 }
 
+// MQTT 5: 4.1.0-1
 func TestAPushInFlightIsRememberedBeyondTheOthers(t *testing.T) {
 	t.Parallel()
 	r := newOpenRig(t)
@@ -366,6 +372,7 @@ func TestAPushInFlightIsRememberedBeyondTheOthers(t *testing.T) {
 	r.wantPackets(t) // MQTT forbids to send it again on this connection
 }
 
+// MQTT 5: 2.2.1-4
 func TestPacketIdentifiersInUseAreNotUsedAgain(t *testing.T) {
 	t.Parallel()
 	r := newOpenRig(t)

@@ -46,6 +46,8 @@ func closed(code uint16, reason string) string {
 	return "\x88" + string(byte(2+len(reason))) + string(binary.BigEndian.AppendUint16(nil, code)) + reason
 }
 
+// MQTT 5: 6.0.0-2
+// MQTT 3.1.1: 6.0.0-2
 func TestFramesComeInAnyPieces(t *testing.T) {
 	t.Parallel()
 	long, longer := strings.Repeat("a", 1000), strings.Repeat("b", 70_000)
@@ -73,6 +75,7 @@ func TestFramesComeInAnyPieces(t *testing.T) {
 	}
 }
 
+// MQTT 5: 6.0.0-1
 func TestViolationsAreAnsweredWithTheirCode(t *testing.T) {
 	t.Parallel()
 	unmasked := []byte{0x82, 1, 'x'}
@@ -125,6 +128,7 @@ func TestMessagesOfTheServerAreOneFrame(t *testing.T) {
 const request = "GET /mqtt HTTP/1.1\r\nHost: gateway\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n" +
 	"Sec-WebSocket-Protocol: other, mqtt\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
+// MQTT 5: 6.0.0-3, 6.0.0-4
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	answer, ok, used := websocket.Request([]byte(request + "\x82\x80"))
@@ -165,6 +169,8 @@ func TestOtherRequestsAreRefused(t *testing.T) {
 }
 
 // However the bytes are cut, the same comes out.
+// MQTT 5: 6.0.0-2
+// MQTT 3.1.1: 6.0.0-2
 func FuzzDecode(f *testing.F) {
 	f.Add(append(frame(0x02, "one"), frame(0x80, "two")...), 3)
 	f.Add(append(frame(0x89, "ping"), frame(0x88, "\x03\xE8")...), 1)
