@@ -12,7 +12,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -79,8 +78,7 @@ type Gateway struct {
 	mqtt, mqtts, websocket string
 	tls                    *tls.Config
 
-	gap    chan string // has room for one: why messages may have been missed
-	missed atomic.Bool // and no repair has begun yet
+	gap chan string // has room for one: why messages may have been missed
 }
 
 // New checks the configuration, opens the listeners and prepares the connections. It does not wait for pushcore or NATS;
@@ -134,7 +132,7 @@ func (g *Gateway) connect() error {
 		return fmt.Errorf("pushcore: %w", err)
 	}
 	events := natsbus.Events{
-		Down: func() { g.missed.Store(true) }, Gap: g.repairGap, Metrics: natsbus.NewMetrics(g.telemetry.Metrics),
+		Gap: g.repairGap, Metrics: natsbus.NewMetrics(g.telemetry.Metrics),
 	}
 	if g.direct, err = natsbus.Connect("gateway-direct", g.config.NATS, g.log, events, g.config.NATSOptions...); err != nil {
 		return err
@@ -364,7 +362,6 @@ func (g *Gateway) close() {
 
 // repairGap has messages repaired that may have been missed on NATS. It is called by the client and must not block.
 func (g *Gateway) repairGap(reason string) {
-	g.missed.Store(true)
 	select {
 	case g.gap <- reason:
 	default: // a repair is about to begin
@@ -379,17 +376,12 @@ func (g *Gateway) repair(ctx context.Context) {
 			return
 		case reason := <-g.gap:
 			g.log.WarnContext(ctx, "messages may have been missed: every session pulls", "reason", reason)
-			done := g.core.Repairing()
-			g.missed.Store(false)
-			g.set.PullAll(g.config.ReopenRate, done)
+			g.set.PullAll(g.config.ReopenRate, g.core.Repairing())
 		}
 	}
 }
 
-var (
-	errNATS = errors.New("not connected")
-	errGap  = errors.New("messages may have been missed")
-)
+var errNATS = errors.New("not connected")
 
 // ready is what the readiness of a gateway hangs on.
 func (g *Gateway) ready() {
@@ -397,9 +389,6 @@ func (g *Gateway) ready() {
 	g.health.Register("nats", func(context.Context) error {
 		if !g.bus.Connected() {
 			return errNATS
-		}
-		if g.missed.Load() {
-			return errGap
 		}
 		return nil
 	})

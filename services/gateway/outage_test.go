@@ -23,7 +23,7 @@ var (
 	durationMinute = durationpb.New(time.Minute)
 )
 
-func TestAfterAGapOnNATSEverySessionPullsBeforeTheGatewayIsReady(t *testing.T) {
+func TestAfterAGapOnNATSEverySessionPullsAndTheGatewayIsReadyMeanwhile(t *testing.T) {
 	t.Parallel()
 	site := gatewaytest.Start(t, gatewaytest.Options{})
 	phones := make([]gatewaytest.Device, 20)
@@ -51,15 +51,18 @@ func TestAfterAGapOnNATSEverySessionPullsBeforeTheGatewayIsReady(t *testing.T) {
 	for n := 0; n == 0; {
 		n = len(g.next(t).GetPulls())
 	}
-	if site.Ready(context.Background()) == nil {
-		t.Error("ready before the pulls are answered")
+	site.AwaitReady(t)
+	left := func() float64 {
+		return site.Metric(t, "halley_gateway_repair_waiting_sessions", "") + site.Metric(t, "halley_gateway_repair_asked_sessions", "")
 	}
+	// Each of the two connections to NATS has a gap.
+	gatewaytest.Eventually(t, "all sessions are left to repair", func() bool { return left() >= float64(len(phones)) })
 	g.lift(site.Core)
 	for i, p := range phones {
 		wires[i].Ack(t, wires[i].NextPush(t, missed))
 		site.Core.AwaitReceipt(t, p, missed, arrived)
 	}
-	site.AwaitReady(t)
+	gatewaytest.Eventually(t, "nothing is left to repair", func() bool { return left() == 0 })
 	for _, wire := range wires {
 		wire.Ping(t)
 	}

@@ -98,7 +98,7 @@ func New(
 	return &Client{
 		rpc: rpc, apps: apps, pod: pod, revision: revision, reopenRate: reopenRate, metrics: metrics, log: log, calls: newCalls(rpc, metrics, log),
 		incarnation: &gatewayv1.Incarnation{Gateway: hex.EncodeToString(id[:]), Number: 1},
-		repair:      repair{open: map[int]int{}},
+		repair:      repair{open: map[int]int{}, left: metrics.repairs},
 		opens:       map[uint64]*opening{}, work: make(chan struct{}, 1), renewNow: make(chan struct{}, 1),
 		last: make(chan struct{}), begun: time.Now(),
 	}

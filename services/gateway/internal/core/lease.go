@@ -119,9 +119,8 @@ func (c *Client) renewed(identity string, answers Answers) {
 	c.mu.Unlock()
 	c.wake()
 	if changed {
-		// The routes stand as a rule, so this does not make the gateway unready: all gateways would be at once.
 		c.log.Warn("the database is another one, or was restarted: sessions are opened again")
-		answers.ReopenAll(c.reopenRate, func() {})
+		answers.ReopenAll(c.reopenRate, c.Repairing())
 	}
 }
 
@@ -144,22 +143,16 @@ func (c *Client) End(ctx context.Context) error {
 	return err
 }
 
-var (
-	errNoLease = errors.New("no lease yet")
-	errRepair  = errors.New("sessions are being opened again, or pull")
-)
+var errNoLease = errors.New("no lease yet")
 
-// Ready returns nil if the gateway has had a lease, and no sessions wait to be opened again, or to Pull, after a gap. That pushcore or
-// its database is away now does not make a gateway unready: devices can come and are opened later, while a balancer that took
-// all gateways away could let nobody in.
+// Ready returns nil if the gateway has had a lease. That pushcore or its database is away now, or that sessions have yet to be opened
+// again, or to Pull, does not make a gateway unready: it happens to all gateways at once, and devices can come meanwhile, while a
+// balancer that took all away could let nobody in.
 func (c *Client) Ready() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case !c.granted:
+	if !c.granted {
 		return errNoLease
-	case !c.repair.done():
-		return errRepair
 	}
 	return nil
 }

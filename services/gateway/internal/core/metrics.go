@@ -14,6 +14,7 @@ type Metrics struct {
 	lapses        prometheus.Counter
 	batches       prometheus.Counter
 	closesDropped prometheus.Counter
+	repairs       prometheus.Gauge
 	batchSeconds  prometheus.Histogram
 	sessions      func() int
 }
@@ -45,12 +46,16 @@ func NewMetrics(registry prometheus.Registerer, sessions func() int) *Metrics {
 		closesDropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "halley_gateway_closes_dropped_total", Help: "Closes not sent because too many waited; stale routes that lead nowhere.",
 		}),
+		repairs: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "halley_gateway_repair_asked_sessions",
+			Help: "Sessions that asked pushcore after a gap for what they missed, or to be opened again, and have no answer yet.",
+		}),
 		batchSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "halley_gateway_session_batch_seconds", Help: "How long pushcore took for a batch.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .5, 1, 5},
 		}),
 		sessions: sessions,
 	}
-	registry.MustRegister(m.lapses, m.batches, m.closesDropped, m.batchSeconds)
+	registry.MustRegister(m.lapses, m.batches, m.closesDropped, m.repairs, m.batchSeconds)
 	return m
 }

@@ -1,16 +1,20 @@
 package core
 
+import "github.com/prometheus/client_golang/prometheus"
+
 // repair follows what is asked of pushcore for all sessions after a gap: it is over when every session has asked, and what was
-// without an answer then has one. What is asked for later does not count, so that a busy gateway becomes ready, too.
+// without an answer then has one. What is asked for later does not count, so that it ends in a busy gateway, too.
 type repair struct {
 	sweeps int         // that go through the sessions now
 	round  int         // the present one; each sweep that ends begins another
 	open   map[int]int // questions without an answer, by round
+	left   prometheus.Gauge
 }
 
 // asked notes a question and returns its round, which settled needs.
 func (r *repair) asked() int {
 	r.open[r.round]++
+	r.report()
 	return r.round
 }
 
@@ -19,22 +23,21 @@ func (r *repair) settled(round int) {
 	if r.open[round]--; r.open[round] == 0 {
 		delete(r.open, round)
 	}
+	r.report()
 }
 
-func (r *repair) done() bool {
-	if r.sweeps > 0 {
-		return false
-	}
-	for round := range r.open {
-		if round < r.round {
-			return false
+// report tells how many questions count and have no answer. There are seldom more than two rounds.
+func (r *repair) report() {
+	left := 0
+	for round, questions := range r.open {
+		if r.sweeps > 0 || round < r.round {
+			left += questions
 		}
 	}
-	return true
+	r.left.Set(float64(left))
 }
 
 // Repairing notes that all sessions are about to be opened again, or to Pull; done must be called when the last one has asked.
-// Ready fails until they have been answered.
 func (c *Client) Repairing() (done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,5 +47,6 @@ func (c *Client) Repairing() (done func()) {
 		defer c.mu.Unlock()
 		c.repair.sweeps--
 		c.repair.round++
+		c.repair.report()
 	}
 }

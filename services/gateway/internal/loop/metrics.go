@@ -14,7 +14,7 @@ import (
 // Metrics are what the loops count.
 type Metrics struct {
 	connections       [transports]prometheus.Gauge
-	sessions          prometheus.Gauge
+	sessions, repairs prometheus.Gauge
 	count             atomic.Int64 // of sessions
 	connects          *prometheus.CounterVec
 	refusals          map[gate.Reason]prometheus.Counter
@@ -125,6 +125,10 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "halley_gateway_sessions", Help: "Connections of devices that have proved themselves.",
 		}),
+		repairs: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "halley_gateway_repair_waiting_sessions",
+			Help: "Sessions that have yet to ask pushcore after a gap for what they missed, or to be opened again; reopen_rate a second do.",
+		}),
 		slices: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "halley_gateway_slice_seconds", Help: "How long handing a slice of an audience push over took.",
 			Buckets: []float64{.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -133,7 +137,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		refusals: map[gate.Reason]prometheus.Counter{},
 		closings: map[gate.Reason]prometheus.Counter{},
 	}
-	registry.MustRegister(m.sessions, m.slices)
+	registry.MustRegister(m.sessions, m.repairs, m.slices)
 	connections := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "halley_gateway_connections", Help: "Open connections by transport.",
 	}, []string{"transport"})

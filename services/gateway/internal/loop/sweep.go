@@ -34,7 +34,9 @@ type sweep struct {
 	end    int32
 	begun  time.Duration
 	done   float64
-	finish func()
+	// waiting is how many sessions of a repair have not asked yet.
+	waiting int
+	finish  func()
 }
 
 // sweep goes through sessions, most in all, at a rate per second and calls done at the end, from one of the loops.
@@ -82,20 +84,30 @@ func (s *sweep) run(l *Loop) {
 		s.next = rand.Int32N(s.end)
 		s.end += s.next
 	}
-	if s.kind == sweepDrain {
+	switch s.kind {
+	case sweepDrain:
 		s.hurry(l)
+	case sweepPull, sweepReopen:
+		s.waiting = l.countSessions()
+		l.set.metrics.repairs.Add(float64(s.waiting))
+	case sweepShed:
 	}
 	l.sweeps = append(l.sweeps, s)
 }
 
-// hurry raises a drain's rate to what is needed. A tenth of the time is left for a loop that is late.
-func (s *sweep) hurry(l *Loop) {
-	sessions := 0
+// countSessions walks through all connections.
+func (l *Loop) countSessions() (n int) {
 	for i := range l.conns.len() {
 		if l.conns.at(i).state == stateLive {
-			sessions++
+			n++
 		}
 	}
+	return n
+}
+
+// hurry raises a drain's rate to what is needed. A tenth of the time is left for a loop that is late.
+func (s *sweep) hurry(l *Loop) {
+	sessions := l.countSessions()
 	if needed := float64(sessions) / (0.9 * s.within.Seconds()); needed > s.rate {
 		l.log.Warn("sends devices away faster than drain_rate: the loop's would not be gone by drain_deadline",
 			"sessions", sessions, "drain_rate_of_loop", s.rate, "rate", math.Ceil(needed))
@@ -119,6 +131,7 @@ func (l *Loop) runSweeps() {
 			continue
 		}
 		l.sweeps = append(l.sweeps[:n], l.sweeps[n+1:]...)
+		l.set.metrics.repairs.Sub(float64(s.waiting)) // those that went meanwhile
 		s.finish()
 	}
 }
@@ -138,6 +151,10 @@ func (l *Loop) sweepOne(s *sweep, i int32) {
 		return // it goes with the connection
 	}
 	s.done++
+	if s.waiting > 0 { // those that came meanwhile are more than were counted
+		s.waiting--
+		l.set.metrics.repairs.Dec()
+	}
 	switch s.kind {
 	case sweepPull:
 		c.session.PullAll(&l.out)
