@@ -168,7 +168,7 @@ e2e: build $(BIN)/.nats ## Test the whole product through its public doors; ROUN
 	tools/setup/postgres.sh install
 	tools/setup/e2e.sh
 	HALLEY_E2E_BIN=$(BIN) HALLEY_E2E_ROUNDS=$(ROUNDS) \
-		$(WITH_POSTGRES) go test -count=1 -v -timeout 60m -run '$(RUN)' ./e2e/...
+		$(WITH_POSTGRES) go test -count=1 -v -timeout 60m -parallel 4 -run '$(RUN)' ./e2e/...  # they wait more than they work
 
 .PHONY: e2e-storms
 e2e-storms: ## Test the storms at full size: 19,000 phones, 15,200 of them at the gateway that is killed.

@@ -30,7 +30,7 @@ func TestStorms(t *testing.T) {
 	if err != nil || size < 10 {
 		size = crowdSize
 	}
-	limit := pace{rate: float64(size) / 5, burst: float64(size) / 25}
+	limit := pace{rate: float64(size) / 10, burst: float64(size) / 25} // what two cores bear at full size, with all that they run
 	cluster := rig.StartCluster(t, rig.Options{Gateways: 3, Env: []string{
 		fmt.Sprintf("HALLEY_CONNECT_RATE=%.0f", limit.rate), fmt.Sprintf("HALLEY_CONNECT_BURST=%.0f", limit.burst),
 	}})
