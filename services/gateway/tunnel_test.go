@@ -9,6 +9,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway"
 	"github.com/halleypush/halley/services/gateway/gatewaytest"
 )
 
@@ -38,7 +39,14 @@ func attach(t *testing.T, wire *gatewaytest.Wire, app string, d gatewaytest.Devi
 // newTunnel returns the connection of a device of the app demo that takes replies, and a device for each further app.
 func newTunnel(t *testing.T, version byte, apps ...string) (*gatewaytest.Site, *gatewaytest.Wire, []gatewaytest.Device) {
 	t.Helper()
-	site := gatewaytest.Start(t, gatewaytest.Options{})
+	return newTunnelOf(t, nil, version, apps...)
+}
+
+func newTunnelOf(
+	t *testing.T, config func(*gateway.Config), version byte, apps ...string,
+) (*gatewaytest.Site, *gatewaytest.Wire, []gatewaytest.Device) {
+	t.Helper()
+	site := gatewaytest.Start(t, gatewaytest.Options{Config: config})
 	var devices []gatewaytest.Device
 	for n, app := range apps {
 		site.Core.AddApp(t, app, uint32(100+n))
@@ -174,7 +182,7 @@ func TestATakeoverEndsOnlyTheIdentity(t *testing.T) {
 	newer := site.Dial(t, gatewaytest.V5)
 	newer.Greet(t, newer.ConnectAs(devices[0].Token, "a", devices[0].Secret))
 	notice := wire.Next(t, packets.Publish)
-	if notice.TopicName != "reply/a/detach" || !strings.Contains(string(notice.Payload), "taken_over") {
+	if notice.TopicName != "reply/a/detach" || !strings.Contains(string(notice.Payload), `"reason":"taken_over"`) {
 		t.Errorf("%s: %s", notice.TopicName, notice.Payload)
 	}
 	wire.Ping(t)
@@ -203,4 +211,39 @@ func TestASmallReceiveMaximumIsNotShared(t *testing.T) {
 	if answer := call(t, wire, "demo/attach", body); !strings.Contains(answer, `"FAILED_PRECONDITION"`) {
 		t.Errorf("answered %s", answer)
 	}
+}
+
+func TestAttachedDevicesCountAtTheAddressOfTheirConnection(t *testing.T) {
+	t.Parallel()
+	_, wire, devices := newTunnelOf(t, func(c *gateway.Config) { c.AddressConnections = 2 }, gatewaytest.V5, "a", "b")
+	attach(t, wire, "a", devices[0])
+	body := fmt.Sprintf(`{"app":"b","token":%q,"secret":%q}`, devices[1].Token, devices[1].Secret)
+	answer := call(t, wire, "demo/attach", body)
+	if !strings.Contains(answer, `"address_full"`) || !strings.Contains(answer, `"retry_after_ms"`) {
+		t.Errorf("a third device of the address: %s", answer)
+	}
+	if answer := call(t, wire, "demo/detach", `{"app":"a"}`); answer != `{"ok":{}}` {
+		t.Errorf("answered %s", answer)
+	}
+	attach(t, wire, "b", devices[1])
+}
+
+// What a device sends counts for its own app, whoever opened the connection.
+func TestBytesOfAnAttachedDeviceAreItsApps(t *testing.T) {
+	t.Parallel()
+	const most = 2000 // at once, ten seconds' worth
+	site, wire, devices := newTunnelOf(t, func(c *gateway.Config) { c.AppBytes = most / 10 }, gatewaytest.V5, "a")
+	attach(t, wire, "a", devices[0])
+	event := `{"action":"` + strings.Repeat("x", most/3) + `"}`
+	for _, app := range []string{"a", "a", "demo", "demo"} { // more than one app may send, less than two may
+		wire.Publish(t, 1, "event/"+app, event)
+		wire.Next(t, packets.Puback)
+	}
+	if n := site.Metric(t, "halley_gateway_connections", "tcp"); n != 1 {
+		t.Errorf("%v connections", n)
+	}
+	for range 2 {
+		wire.Publish(t, 1, "event/a", event)
+	}
+	wire.WantDisconnect(t, 0x96)
 }

@@ -263,7 +263,7 @@ func (c *Core) Poke(t testing.TB, d Device, action gatewayv1.PokeRequest_Poke_Ac
 func (c *Core) PokeSession(t testing.TB, d Device, session uint64, action gatewayv1.PokeRequest_Poke_Action) {
 	t.Helper()
 	data, err := proto.Marshal(&gatewayv1.PokeRequest{Pokes: []*gatewayv1.PokeRequest_Poke{
-		{App: AppNumber, Ordinal: d.Ordinal, Session: session, Action: action},
+		{App: cmp.Or(d.App, AppNumber), Ordinal: d.Ordinal, Session: session, Action: action},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -88,11 +88,11 @@ func (d *Door) Admit(c *mqtt.Connect, remote netip.Addr, t loop.Ticket) (loop.Ad
 	app, known := d.lookUp(c.Username)
 	switch {
 	case !appID.MatchString(c.Username):
-		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "the user name is no app id"}, true
+		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "the user name is no app id", Field: "app"}, true
 	case !known:
 		return d.askForApp(waiting{c, remote, t})
 	case app == nil:
-		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "unknown app"}, true
+		return loop.Admission{Refuse: mqtt.NotAuthorized, Reason: "unknown app", Field: "app"}, true
 	case c.ClientID == "":
 		return d.background(func(ctx context.Context) { d.admitted(t, d.register(ctx, app, c, remote)) })
 	default:
@@ -113,7 +113,11 @@ func (d *Door) lookUp(id string) (app *session.App, known bool) {
 func verify(app *session.App, c *mqtt.Connect) loop.Admission {
 	number, generation, code := app.Verify(c)
 	if code != mqtt.Success {
-		return loop.Admission{Refuse: code, Reason: "the client id is the device's token, the password its secret"}
+		field := "secret"
+		if code == mqtt.InvalidClientID {
+			field = "token"
+		}
+		return loop.Admission{Refuse: code, Reason: "the client id is the device's token, the password its secret", Field: field}
 	}
 	return loop.Admission{App: app, Ordinal: number, Generation: generation, Report: reportOf(c)}
 }

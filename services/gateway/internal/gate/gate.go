@@ -195,8 +195,13 @@ type visit struct {
 
 // Enter lets a device in, or says why not. address may be invalid if it is not known.
 func (g *Gate) Enter(address netip.Addr, number uint32, ordinal uint64) (Pass, *Refusal) {
+	return g.EnterBeside(g.pass(address), number, ordinal)
+}
+
+// EnterBeside is Enter for a device that comes from the address of one that was let in.
+func (g *Gate) EnterBeside(pass Pass, number uint32, ordinal uint64) (Pass, *Refusal) {
 	pause := g.keepsOut()
-	v := visit{pass: g.pass(address), device: g.deviceHash(number, ordinal)}
+	v := visit{pass: pass, device: g.deviceHash(number, ordinal)}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	v.now, v.app = g.now().Sub(g.begun), g.app(number)

@@ -88,7 +88,7 @@ func (l *Loop) turnAway(i int32, r *gate.Refusal) {
 	l.set.metrics.refusals[r.Reason].Inc()
 	l.set.metrics.connects.WithLabelValues(outcomeOf(code)).Inc()
 	if c := l.conns.at(i); c.rest.ride != nil {
-		c.rest.ride.refusal = callError("RESOURCE_EXHAUSTED", "", "%s; try again in %v", r.Reason, r.RetryAfter)
+		c.rest.ride.refuse("RESOURCE_EXHAUSTED", "", string(r.Reason), r.RetryAfter)
 	}
 	l.conns.at(i).hello.Refuse(&l.out, code, string(r.Reason), r.RetryAfter)
 	l.perform(i)
@@ -118,7 +118,11 @@ func (l *Loop) admit(i int32, a Admission) {
 	if a.Refuse != mqtt.Success {
 		l.set.metrics.connects.WithLabelValues(outcomeOf(a.Refuse)).Inc()
 		if r := c.rest.ride; r != nil {
-			r.refusal = callError(refusalOf(a.Refuse), "", "%s", a.Reason)
+			why := a.Reason
+			if a.Field != "" {
+				why = "is wrong"
+			}
+			r.refuse(refusalOf(a.Refuse), a.Field, why, a.RetryAfter)
 		}
 		if a.Crowd {
 			a.RetryAfter = l.set.gate.ComeBack(a.RetryAfter)
@@ -128,7 +132,7 @@ func (l *Loop) admit(i int32, a Admission) {
 		l.perform(i)
 		return
 	}
-	pass, refusal := l.set.gate.Enter(c.rest.remote, a.App.Number, a.Ordinal)
+	pass, refusal := l.enter(c, a)
 	if refusal != nil {
 		l.turnAway(i, refusal)
 		return
@@ -159,6 +163,14 @@ func (l *Loop) admit(i int32, a Admission) {
 	home.post(m)
 }
 
+// enter has the gate let a device in. An attached one comes from the address of its carrier.
+func (l *Loop) enter(c *conn, a Admission) (gate.Pass, *gate.Refusal) {
+	if c.rest.ride != nil {
+		return l.set.gate.EnterBeside(c.rest.ride.pass, a.App.Number, a.Ordinal)
+	}
+	return l.set.gate.Enter(c.rest.remote, a.App.Number, a.Ordinal)
+}
+
 // move is an admitted connection on its way to the loop where its device lives.
 type move struct {
 	fd        int32
@@ -187,7 +199,7 @@ func (m *move) drop() {
 	case m.outside != nil:
 		m.outside.discard()
 	default:
-		m.ride.carrier.loop.post(&ashore{m.ride, false})
+		m.ride.carrier.loop.post(&ashore{m.ride})
 	}
 }
 

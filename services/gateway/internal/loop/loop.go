@@ -242,10 +242,16 @@ func (l *Loop) read(i int32) {
 	}
 	if n > 0 && l.conns.at(i).state != stateClosing {
 		l.tally.bytesIn += n
-		if l.affords(i, n) {
+		if l.metered(i, n) {
 			l.take(i, l.buf[:n])
 		}
 	}
+}
+
+// metered takes bytes that a connection sent off the allowances of its device, unless they may be for several: route does it then.
+func (l *Loop) metered(i int32, n int) bool {
+	c := l.conns.at(i)
+	return c.rest != nil && c.rest.tunnel != nil || l.affords(i, n)
 }
 
 // affords takes bytes that came off the allowances of their address and app. A device that has none left is sent away.

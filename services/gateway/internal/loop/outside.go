@@ -95,7 +95,7 @@ func (a *arrived) run(l *Loop) {
 		l.close(a.ref.index, session.ByPeer)
 	default:
 		l.tally.bytesIn += len(a.data)
-		if !l.affords(a.ref.index, len(a.data)) {
+		if !l.metered(a.ref.index, len(a.data)) {
 			return
 		}
 		l.take(a.ref.index, a.data)

@@ -239,6 +239,7 @@ func (l *Loop) over(i int32, reason session.Reason) {
 	l.set.metrics.closes.WithLabelValues(reason.String()).Inc()
 	if c.rest != nil && c.rest.ride != nil {
 		c.rest.ride.reason = reason
+		c.rest.ride.replies = c.state == stateLive && c.session.Replies("detach")
 	}
 	if c.state == stateLive {
 		l.endSession(i, reason)

@@ -45,6 +45,8 @@ type Admission struct {
 	RetryAfter time.Duration
 	// Crowd: very many may be refused so at a time, so that each is told a time of its own, after RetryAfter.
 	Crowd bool
+	// Field is what is wrong, app, token or secret, where that is known.
+	Field string
 
 	App        *session.App
 	Ordinal    uint64

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
+	"github.com/halleypush/halley/services/gateway/internal/gate"
 	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 	"github.com/halleypush/halley/services/gateway/internal/session"
 )
@@ -39,7 +41,9 @@ type ride struct {
 	carrier Ref
 	lane    byte
 	app     string
+	pass    gate.Pass      // the carrier's address
 	reason  session.Reason // why it ended
+	replies bool           // the phone hears of that on reply/{app}/detach
 	refusal json.RawMessage
 }
 
@@ -52,17 +56,31 @@ func (t *tunnel) find(app string) int {
 	return 0
 }
 
-// callError returns the JSON of a refused call.
-func callError(code, field, format string, args ...any) json.RawMessage {
-	text, err := json.Marshal(struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-		Field   string `json:"field,omitempty"`
-	}{code, fmt.Sprintf(format, args...), field})
+// refusedCall is what a refused call, or a session that ends by itself, is told.
+type refusedCall struct {
+	Code         string `json:"code"`
+	Message      string `json:"message"`
+	Field        string `json:"field,omitempty"`
+	Reason       string `json:"reason,omitempty"`
+	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
+}
+
+func (r refusedCall) json() json.RawMessage {
+	text, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // strings can be written
 	}
 	return text
+}
+
+// callError returns the JSON of a refused call.
+func callError(code, field, format string, args ...any) json.RawMessage {
+	return refusedCall{Code: code, Field: field, Message: fmt.Sprintf(format, args...)}.json()
+}
+
+// refuse notes why an identity is not attached.
+func (r *ride) refuse(code, field, why string, retryAfter time.Duration) {
+	r.refusal = refusedCall{Code: code, Field: field, Message: why, RetryAfterMS: retryAfter.Milliseconds()}.json()
 }
 
 // reply has a session answer its call, soon.
@@ -90,7 +108,7 @@ func (l *Loop) attach(i int32, a *session.Action) {
 	r.state, r.fd, r.transport = stateAdmitting, none, c.transport
 	r.hello = session.Unidentified{Begun: l.clock.Since}
 	connect := c.session.ConnectFor(body.App, body.Token, body.Secret)
-	r.rest = &rest{connect: connect, ride: &ride{carrier: l.ref(i), lane: byte(lane), app: body.App}}
+	r.rest = &rest{connect: connect, ride: &ride{carrier: l.ref(i), lane: byte(lane), app: body.App, pass: c.pass}}
 	_, left := r.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, j, left)
 	if admission, now := l.set.door.Admit(connect, netip.Addr{}, Ticket(l.ref(j))); now {
@@ -175,10 +193,7 @@ func (a *aboard) run(l *Loop) {
 }
 
 // ashore tells the carrier that an identity has no session any more, or got none.
-type ashore struct {
-	ride    *ride
-	replies bool // the phone hears of it on reply/{app}/detach
-}
+type ashore struct{ ride *ride }
 
 func (a *ashore) run(l *Loop) {
 	c := l.get(a.ride.carrier)
@@ -198,9 +213,9 @@ func (a *ashore) run(l *Loop) {
 		l.reply(i, r.seq, false, a.ride.refusal)
 	case r.asks:
 		l.reply(i, r.seq, false, callError("UNAVAILABLE", "", "the device cannot be attached now; try again"))
-	case a.replies:
-		o := mqtt.Outgoing{Topic: "reply/" + r.app + "/detach", JSON: true, Payload: fmt.Appendf(nil,
-			`{"error":{"code":"ABORTED","message":"the session ended: %s"}}`, a.ride.reason)}
+	case a.ride.replies:
+		why := refusedCall{Code: "ABORTED", Reason: a.ride.reason.String(), Message: "the session ended: " + a.ride.reason.String()}
+		o := mqtt.Outgoing{Topic: "reply/" + r.app + "/detach", JSON: true, Payload: fmt.Appendf(nil, `{"error":%s}`, why.json())}
 		packet, _ := o.Append(nil, c.session.Version(), nil)
 		l.write(i, packet)
 	}
@@ -227,7 +242,7 @@ func (l *Loop) leave(c *conn) {
 		}
 	}
 	if r := c.rest.ride; r != nil {
-		r.carrier.loop.post(&ashore{r, c.session.Replies()})
+		r.carrier.loop.post(&ashore{r})
 	}
 }
 
@@ -253,6 +268,9 @@ func (l *Loop) route(i int32, data []byte) (used int) {
 				return used // it takes no more for now
 			}
 			used += taken
+			if c.gen != gen || !l.affords(i, taken) {
+				return used
+			}
 			continue
 		}
 		packet := bytes.Clone(data[used : used+n])
@@ -314,6 +332,9 @@ func (f *forwarded) run(l *Loop) {
 	if c == nil || c.state != stateLive {
 		return
 	}
+	if !l.affords(f.ref.index, len(f.packet)) {
+		return
+	}
 	l.feed(f.ref.index, f.packet)
 	if c.gen == f.ref.gen && c.state == stateLive && len(c.rest.in) > maxAhead {
 		c.session.Disconnect(&l.out, mqtt.Disconnect{Code: mqtt.MessageRateTooHigh}, session.TooFast)
@@ -337,8 +358,13 @@ func (f *ferried) run(l *Loop) {
 	out := f.data[:0]
 	for rest := f.data; len(rest) > 0; {
 		p, n, err := mqtt.Next(rest, len(rest))
-		if err != nil || n == 0 {
-			panic("a session wrote what is no packet")
+		if err != nil || n == 0 { // our mistake, which must not cost the others their gateway
+			l.log.Error("an attached session wrote what is no packet", "app", f.ride.app)
+			rider := c.rest.tunnel.riders[f.ride.lane].ref
+			if rider.loop != nil {
+				rider.loop.post(&cut{rider})
+			}
+			return
 		}
 		packet := rest[:n]
 		rest = rest[n:]

@@ -352,10 +352,10 @@ func (s *Session) reason(text string) string {
 func (s *Session) reply(out *Output, c Clock, k call, answer Answer) {
 	topic := k.topic
 	if topic == "" {
-		topic = "reply/" + s.App.ID + "/" + k.method
-		if !s.is(repliesAny) && !s.hasReply(topic) {
+		if !s.Replies(k.method) {
 			return
 		}
+		topic = "reply/" + s.App.ID + "/" + k.method
 	}
 	payload := []byte{'{'}
 	if k.id != nil {

@@ -249,8 +249,10 @@ func (s *Session) Share() int { return int(s.share) }
 // SetShared notes that the connection carries further devices: from now on messages say whose they are.
 func (s *Session) SetShared() { s.flags |= shared }
 
-// Replies reports whether the device has subscribed to all of its replies.
-func (s *Session) Replies() bool { return s.is(repliesAny) }
+// Replies reports whether the device has subscribed to the replies to a method.
+func (s *Session) Replies(method string) bool {
+	return s.is(repliesAny) || s.hasReply("reply/"+s.App.ID+"/"+method)
+}
 
 // Heard notes that the peer has spoken to another device's session on the same connection.
 func (s *Session) Heard(c Clock) { s.lastIn = c.Millis() }
