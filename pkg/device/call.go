@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
@@ -19,6 +20,8 @@ const (
 	methodReport = "report"
 	methodBind   = "bind"
 	methodUnbind = "unbind"
+	methodAttach = "attach"
+	methodDetach = "detach"
 	// answerWithin is when a call is sent again.
 	answerWithin = 20 * time.Second
 	// keepGone is how many users are remembered that the device has unbound itself from.
@@ -37,7 +40,10 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return e.Code + ": " + e.Message
+	if e.Field == "" || strings.HasPrefix(e.Message, e.Field+":") {
+		return e.Code + ": " + e.Message
+	}
+	return e.Code + ": " + e.Field + ": " + e.Message
 }
 
 // temporary reports whether the same call may succeed later.
@@ -61,7 +67,7 @@ type reply struct {
 // the business server; it may be empty where the app's bind policy is OPEN. Bind waits for a connection and tries again until
 // ctx ends while the server is not available; a refusal is an *Error. If ctx ends first it is not known whether the user is
 // bound, and messages for unknown users wait until a later Bind or Unbind of that user has an answer.
-func (d *Device) Bind(ctx context.Context, user, proof string) (id string, err error) {
+func (d *member) Bind(ctx context.Context, user, proof string) (id string, err error) {
 	if user == "" {
 		return "", errors.New("bind: the user is missing")
 	}
@@ -101,7 +107,7 @@ func (d *Device) Bind(ctx context.Context, user, proof string) (id string, err e
 
 // Unbind ends the device's binding to a user, or to all users if user is empty. Messages for the user are dropped from this
 // call on, whatever becomes of it. It waits and tries again as Bind does.
-func (d *Device) Unbind(ctx context.Context, user string) error {
+func (d *member) Unbind(ctx context.Context, user string) error {
 	leave, err := d.enterBinding(ctx)
 	if err != nil {
 		return err
@@ -135,7 +141,7 @@ func (i *Identity) settle(user string) {
 }
 
 // enterBinding waits for its turn to bind or unbind. Messages for unknown users wait until leave is called.
-func (d *Device) enterBinding(ctx context.Context) (leave func(), err error) {
+func (d *member) enterBinding(ctx context.Context) (leave func(), err error) {
 	select {
 	case d.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -156,7 +162,7 @@ func (d *Device) enterBinding(ctx context.Context) (leave func(), err error) {
 
 // Report tells the server what has changed on the device. It waits and tries again as Bind does. After a restart the device
 // sends Options.Report again if that says something else.
-func (d *Device) Report(ctx context.Context, r Report) error {
+func (d *member) Report(ctx context.Context, r Report) error {
 	d.mu.Lock()
 	whole, err := d.report.with(r)
 	if err == nil {
@@ -173,7 +179,7 @@ func (d *Device) Report(ctx context.Context, r Report) error {
 }
 
 // sendReport sends the report on a new connection if the server does not have it yet.
-func (d *Device) sendReport(s *session) {
+func (d *member) sendReport(s *session) {
 	d.mu.Lock()
 	report, reported := d.report, d.identity.Reported
 	d.mu.Unlock()
@@ -200,8 +206,8 @@ func (r Report) digest() string {
 }
 
 // call sends a request and decodes its answer into ok. It goes on until there is one, or ctx ends, or Run.
-func (d *Device) call(ctx context.Context, method string, body, ok any) error {
-	pause := d.options.Backoff
+func (d *member) call(ctx context.Context, method string, body, ok any) error {
+	pause := d.backoff
 	for attempt := 0; ; attempt++ {
 		answer, err := d.ask(ctx, method, body)
 		var refusal *Error
@@ -213,7 +219,7 @@ func (d *Device) call(ctx context.Context, method string, body, ok any) error {
 			return nil
 		case err == nil:
 			return nil
-		case ctx.Err() != nil || errors.Is(err, ErrStopped) || errors.As(err, &refusal) && !refusal.temporary():
+		case ctx.Err() != nil || d.life.Err() != nil || errors.As(err, &refusal) && !refusal.temporary():
 			return fmt.Errorf("%s: %w", method, err)
 		}
 		d.log.DebugContext(ctx, "a call is tried again", "method", method, "error", err)
@@ -236,11 +242,16 @@ func errOr(e *Error) error {
 }
 
 // ask sends a request once and returns its answer.
-func (d *Device) ask(ctx context.Context, method string, body any) (json.RawMessage, error) {
+func (d *member) ask(ctx context.Context, method string, body any) (json.RawMessage, error) {
 	s, err := d.connected(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return d.askOn(ctx, s, method, body)
+}
+
+// askOn is ask on a given connection.
+func (d *member) askOn(ctx context.Context, s *session, method string, body any) (json.RawMessage, error) {
 	id, payload, err := withID(body)
 	if err != nil {
 		return nil, err
@@ -256,7 +267,7 @@ func (d *Device) ask(ctx context.Context, method string, body any) (json.RawMess
 	}()
 	within, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	if err := s.publish(within, "call/"+d.options.App+"/"+method, payload); err != nil {
+	if err := s.publish(within, "call/"+d.app+"/"+method, payload); err != nil {
 		return nil, err
 	}
 	select {

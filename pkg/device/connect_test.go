@@ -37,7 +37,7 @@ func TestFirstConnectRegistersAndStoresBeforeItSubscribes(t *testing.T) {
 		if got["install_id"] != before.InstallID || got["platform"] != "linux" || got["app_version"] != "4.2.0" || got["notifications"] != "true" {
 			t.Errorf("registered with %v", got)
 		}
-		if *c.Properties.ReceiveMaximum != 16 || !c.CleanStart {
+		if *c.Properties.ReceiveMaximum != 128 || !c.CleanStart {
 			t.Errorf("CONNECT is %v", c)
 		}
 		s := next[*packets.Subscribe](p)

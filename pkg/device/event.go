@@ -15,24 +15,24 @@ const (
 )
 
 // Shown tells that the message was shown. See Events.
-func (d *Device) Shown(ctx context.Context, pushID string) error {
+func (d *member) Shown(ctx context.Context, pushID string) error {
 	return d.Events(ctx, Event{PushID: pushID, Type: Shown})
 }
 
 // Clicked tells that the user tapped the message. See Events.
-func (d *Device) Clicked(ctx context.Context, pushID string) error {
+func (d *member) Clicked(ctx context.Context, pushID string) error {
 	return d.Events(ctx, Event{PushID: pushID, Type: Clicked})
 }
 
 // Dismissed tells that the user put the message away. See Events.
-func (d *Device) Dismissed(ctx context.Context, pushID string) error {
+func (d *member) Dismissed(ctx context.Context, pushID string) error {
 	return d.Events(ctx, Event{PushID: pushID, Type: Dismissed})
 }
 
 // Events tells what happened to messages. When it returns nil the server has stored all of them; repeats change nothing. It
 // waits for a connection and tries again until ctx ends; a refusal is an *Error. Events are not kept on the device: one whose
 // ctx ended may be lost.
-func (d *Device) Events(ctx context.Context, events ...Event) error {
+func (d *member) Events(ctx context.Context, events ...Event) error {
 	now := Time{time.Now()}
 	var packet []byte
 	count := 0
@@ -60,7 +60,7 @@ func (d *Device) Events(ctx context.Context, events ...Event) error {
 }
 
 // sendEvents sends one packet; items are its events, each behind a comma.
-func (d *Device) sendEvents(ctx context.Context, items []byte) error {
+func (d *member) sendEvents(ctx context.Context, items []byte) error {
 	payload := append([]byte{'['}, items[1:]...)
 	payload = append(payload, ']')
 	for attempt := 0; ; attempt++ {
@@ -75,7 +75,7 @@ func (d *Device) sendEvents(ctx context.Context, items []byte) error {
 		if ctx.Err() != nil || errors.As(err, &refusal) && !refusal.temporary() {
 			return fmt.Errorf("events: %w", err)
 		}
-		if err := sleep(ctx, d.options.Backoff.after(attempt)); err != nil {
+		if err := sleep(ctx, d.backoff.after(attempt)); err != nil {
 			return fmt.Errorf("events: %w", err)
 		}
 	}
@@ -83,10 +83,10 @@ func (d *Device) sendEvents(ctx context.Context, items []byte) error {
 
 // sendOnce sends one packet of events. A connection on which it is not acknowledged in time is given up: what was sent may be
 // repeated on another one only.
-func (d *Device) sendOnce(ctx context.Context, s *session, payload []byte) error {
+func (d *member) sendOnce(ctx context.Context, s *session, payload []byte) error {
 	within, cancel := context.WithTimeout(ctx, pubackWithin)
 	defer cancel()
-	err := s.publish(within, "event/"+d.options.App, payload)
+	err := s.publish(within, "event/"+d.app, payload)
 	if err != nil && within.Err() != nil && ctx.Err() == nil {
 		s.end(errNoPuback)
 	}

@@ -33,7 +33,7 @@ type counters struct {
 }
 
 // Counts returns what became of messages since New.
-func (d *Device) Counts() Counts {
+func (d *member) Counts() Counts {
 	c := &d.counts
 	return Counts{
 		Handled: c.handled.Load(), Failed: c.failed.Load(), Repeats: c.repeats.Load(), OtherUser: c.otherUser.Load(),
@@ -41,19 +41,54 @@ func (d *Device) Counts() Counts {
 	}
 }
 
-// receive takes what the server publishes, and never blocks: answers go to their calls, messages to the inbox.
+// seat is a device's place on a connection.
+type seat struct {
+	member *member
+	inbox  chan *paho.Publish
+	notice chan []byte // has room for one: the server has ended its session, but not the connection
+}
+
+// sit gives a device a place on the connection: from now on messages for it are kept until they are handled.
+func (s *session) sit(m *member) *seat {
+	place := &seat{member: m, inbox: make(chan *paho.Publish, inboxSize), notice: make(chan []byte, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seats[m.app] = place
+	return place
+}
+
+// stand gives the place up. Messages that come still are not acknowledged: they come again.
+func (s *session) stand(m *member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.seats, m.app)
+}
+
+// receive takes what the server publishes, and never blocks: answers go to their calls, messages to the inbox of the device
+// that they are for, which their topic says.
 func (d *Device) receive(s *session) func(paho.PublishReceived) (bool, error) {
 	return func(p paho.PublishReceived) (bool, error) {
+		kind, topic, _ := strings.Cut(p.Packet.Topic, "/")
+		app, method, _ := strings.Cut(topic, "/")
+		s.mu.Lock()
+		place := s.seats[app]
+		s.mu.Unlock()
 		switch {
-		case p.Packet.Topic == d.pushTopic():
+		case kind == "reply" && method == methodDetach && app != d.app && place != nil: // calls to detach are not a guest's
 			select {
-			case s.inbox <- p.Packet:
-			default:
-				d.counts.dropped.Add(1)
+			case place.notice <- p.Packet.Payload:
+			default: // it knows
 			}
-		case strings.HasPrefix(p.Packet.Topic, d.replyTopic("")):
+			s.ack(p.Packet)
+		case kind == "reply":
 			s.answer(p.Packet.Payload)
 			s.ack(p.Packet)
+		case kind == "push" && place != nil:
+			select {
+			case place.inbox <- p.Packet:
+			default:
+				place.member.counts.dropped.Add(1)
+			}
 		}
 		return true, nil
 	}
@@ -66,20 +101,26 @@ func (s *session) ack(p *paho.Publish) {
 	}
 }
 
-// handleAll handles the session's messages, one at a time, until the connection ends; ctx is Run's.
-func (d *Device) handleAll(ctx context.Context, s *session) {
+// handleAll handles the device's messages, one at a time, until its place on the connection is given up, or the connection;
+// ctx is Run's.
+func (d *member) handleAll(ctx context.Context, s *session, place *seat, up <-chan struct{}) {
 	for {
 		select {
-		case <-s.ctx.Done():
+		case <-up:
 			return
-		case p := <-s.inbox:
+		case p := <-place.inbox:
 			select {
-			case <-s.ctx.Done():
+			case <-up:
 				return
 			case d.handling <- struct{}{}:
 			}
-			if d.handle(ctx, s, p.Payload) {
-				s.ack(p)
+			done := d.handle(ctx, s, p.Payload)
+			select {
+			case <-up: // its packet identifier may be another message's by now
+			default:
+				if done {
+					s.ack(p)
+				}
 			}
 			<-d.handling
 		}
@@ -87,7 +128,7 @@ func (d *Device) handleAll(ctx context.Context, s *session) {
 }
 
 // handle reports whether a message is done with, now or before, so that it can be acknowledged. d.handling is taken.
-func (d *Device) handle(ctx context.Context, s *session, payload []byte) bool {
+func (d *member) handle(ctx context.Context, s *session, payload []byte) bool {
 	var m Message
 	if err := json.Unmarshal(payload, &m); err != nil || m.PushID == "" || !m.known() {
 		d.counts.unknown.Add(1)
@@ -107,14 +148,14 @@ func (d *Device) handle(ctx context.Context, s *session, payload []byte) bool {
 		d.counts.undecided.Add(1)
 		return false
 	}
-	if err := d.options.OnMessage(ctx, m); err != nil {
+	if err := d.onMessage(ctx, m); err != nil {
 		d.counts.failed.Add(1)
 		d.log.WarnContext(ctx, "the message is left for the next connection", "push_id", m.PushID, "error", err)
 		return false
 	}
 	d.counts.handled.Add(1)
 	d.seen.add(key)
-	if err := d.options.Store.AddSeen(ctx, key); err != nil {
+	if err := d.store.AddSeen(ctx, key); err != nil {
 		d.log.ErrorContext(ctx, "the push id cannot be stored: the message is left for the next connection",
 			"push_id", m.PushID, "error", err)
 		return false
@@ -145,7 +186,7 @@ const (
 // isFor says whether a message for a user may be shown here. Once the device has bound itself to users, only they may have
 // messages here. Until then the business server binds, and the device takes what comes, but for users that it has unbound
 // itself from. While a Bind is under way it waits for the answer, which names the user.
-func (d *Device) isFor(s *session, user string) verdict {
+func (d *member) isFor(s *session, user string) verdict {
 	if user == "" {
 		return forUs
 	}

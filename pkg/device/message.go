@@ -52,6 +52,8 @@ type Message struct {
 	ExpiresAt Time   `json:"expires_at"`
 	// User is the opaque id of the user the push was for, as Bind returned it; empty if it was not for a user.
 	User string `json:"user"`
+	// To is the token of the device that the message is for, on a connection that carries several; else it is empty.
+	To string `json:"to"`
 }
 
 // Click is what a tap on a notification does.

@@ -126,7 +126,8 @@ func (d *Device) Run(ctx context.Context) error {
 	known := d.Token() != ""
 	p := &plan{home: d.home, allowed: d.allowed, backoff: d.options.Backoff, at: d.home, known: known, register: !known}
 	err := d.keepConnected(ctx, p)
-	d.setStopped()
+	d.end(ErrStopped)
+	d.endGuests()
 	d.workers.Wait()
 	d.setState(State{Phase: Stopped, Err: err})
 	return err
@@ -180,6 +181,7 @@ func (d *Device) hold(ctx context.Context, p *plan) (time.Duration, error) {
 	d.log.InfoContext(ctx, "connected", "server", p.at.address, "token", d.Token())
 	d.setState(State{Phase: Online, Server: p.at.address, Registered: s.registered})
 	d.workers.Go(func() { d.sendReport(s) })
+	d.workers.Go(func() { d.carryAll(ctx, s) })
 	<-s.ctx.Done()
 	return time.Since(begin), context.Cause(s.ctx)
 }

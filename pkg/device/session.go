@@ -20,10 +20,10 @@ import (
 const (
 	// connectWithin bounds the time from the dial to the SUBACK.
 	connectWithin = 30 * time.Second
-	// receiveMaximum is how many messages may be unacknowledged on a connection.
-	receiveMaximum = 16
+	// receiveMaximum is how many messages may be unacknowledged on a connection: 16 for each of maxIdentities.
+	receiveMaximum = 16 * maxIdentities
 	// inboxSize is the room for messages that wait for OnMessage. Those of QoS 1 always fit, if the server keeps to
-	// receiveMaximum; others are dropped, and counted, when it is full.
+	// their 16; others are dropped, and counted, when it is full.
 	inboxSize = 64
 	// closeWithin bounds the farewell to a server that does not read any more.
 	closeWithin = time.Second
@@ -66,7 +66,6 @@ func serverError(code byte, text, reference string, user paho.UserProperties, re
 type session struct {
 	client *paho.Client
 	state  *state.State
-	inbox  chan *paho.Publish
 	// ctx ends with the connection; its cause is why.
 	ctx context.Context //nolint:containedctx // it is the connection's lifetime
 	end context.CancelCauseFunc
@@ -76,6 +75,7 @@ type session struct {
 
 	mu    sync.Mutex
 	calls map[string]chan<- reply // guarded by mu: by id
+	seats map[string]*seat        // guarded by mu: by app
 }
 
 // lateAcks is the library's session state with two differences. It acknowledges nothing when the library's callbacks return:
@@ -109,7 +109,7 @@ func (d *Device) connect(ctx context.Context, t target, register bool) (*session
 	}
 	stop := context.AfterFunc(within, func() { conn.Close() }) // a blocked write heeds no context
 	defer stop()
-	s := &session{conn: conn, state: state.NewInMemory(), inbox: make(chan *paho.Publish, inboxSize), calls: map[string]chan<- reply{}}
+	s := &session{conn: conn, state: state.NewInMemory(), calls: map[string]chan<- reply{}, seats: map[string]*seat{}}
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	s.client = paho.NewClient(paho.ClientConfig{
 		Conn: conn, Session: lateAcks{s.state, s.end}, PingHandler: d.pinger(),
@@ -125,8 +125,9 @@ func (d *Device) connect(ctx context.Context, t target, register bool) (*session
 		err = d.registered(ctx, s, connack)
 	}
 	if err == nil {
-		d.workers.Go(func() { d.handleAll(ctx, s) })
-		err = d.subscribe(within, s)
+		place := s.sit(d.member)
+		d.workers.Go(func() { d.handleAll(ctx, s, place, s.ctx.Done()) })
+		err = d.subscribe(within, s, methodReport, methodBind, methodUnbind)
 	}
 	if err != nil {
 		s.end(err)
@@ -161,7 +162,7 @@ func (d *Device) connectPacket(register bool) (*paho.Connect, error) {
 	identity, report := d.identity, d.report
 	d.mu.Unlock()
 	c := &paho.Connect{
-		ClientID: identity.Token, Username: d.options.App, UsernameFlag: true, Password: []byte(identity.Secret), PasswordFlag: true,
+		ClientID: identity.Token, Username: d.app, UsernameFlag: true, Password: []byte(identity.Secret), PasswordFlag: true,
 		CleanStart: true, KeepAlive: uint16(d.options.KeepAlive / time.Second),
 		Properties: &paho.ConnectProperties{ReceiveMaximum: paho.Uint16(receiveMaximum), RequestProblemInfo: true},
 	}
@@ -190,25 +191,31 @@ func (d *Device) registered(ctx context.Context, s *session, connack *paho.Conna
 	report := d.report
 	d.mu.Unlock()
 	return d.update(ctx, func(i *Identity) {
-		if i.Token != p.AssignedClientID { // another device: nobody is bound to it, and nothing of it is known
-			s.registered = true
-			i.Users, i.Doubtful, i.Gone, i.Reported = nil, nil, nil, ""
-		}
-		i.Token, i.Secret = p.AssignedClientID, p.User.Get("secret")
+		s.registered = i.become(p.AssignedClientID, p.User.Get("secret"))
 		if len(report.ChannelTokens) == 0 { // then the registration carried all of it
 			i.Reported = report.digest()
 		}
 	})
 }
 
-// subscribe asks for answers and for messages; these begin to come at once. The reply topics are named one by one: the CONNACK
-// forbids wildcards.
-func (d *Device) subscribe(ctx context.Context, s *session) error {
-	packet := &paho.Subscribe{}
-	for _, method := range []string{methodReport, methodBind, methodUnbind} {
-		packet.Subscriptions = append(packet.Subscriptions, paho.SubscribeOptions{Topic: d.replyTopic(method), QoS: 1})
+// subscribe asks for the answers to some calls, and for messages; these begin to come at once.
+func (d *member) subscribe(ctx context.Context, s *session, methods ...string) error {
+	return s.subscribe(ctx, append(d.replyTopics(methods...), "push/"+d.app))
+}
+
+// replyTopics names the topics one by one: the CONNACK forbids wildcards.
+func (d *member) replyTopics(methods ...string) (topics []string) {
+	for _, method := range methods {
+		topics = append(topics, "reply/"+d.app+"/"+method)
 	}
-	packet.Subscriptions = append(packet.Subscriptions, paho.SubscribeOptions{Topic: d.pushTopic(), QoS: 1})
+	return topics
+}
+
+func (s *session) subscribe(ctx context.Context, topics []string) error {
+	packet := &paho.Subscribe{}
+	for _, topic := range topics {
+		packet.Subscriptions = append(packet.Subscriptions, paho.SubscribeOptions{Topic: topic, QoS: 1})
+	}
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	suback, err := s.client.Subscribe(ctx, packet)
@@ -237,7 +244,3 @@ func (s *session) close() {
 	_ = s.client.Disconnect(&paho.Disconnect{})
 	_ = s.state.Close()
 }
-
-func (d *Device) pushTopic() string { return "push/" + d.options.App }
-
-func (d *Device) replyTopic(method string) string { return "reply/" + d.options.App + "/" + method }

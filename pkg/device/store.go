@@ -40,6 +40,16 @@ type Binding struct {
 	ID   string `json:"id"`
 }
 
+// become makes the identity that of a device with a token and a secret. It reports whether that is another device than before:
+// then nobody is bound to it, and nothing of it is known.
+func (i *Identity) become(token, secret string) (another bool) {
+	if another = i.Token != token; another {
+		i.Users, i.Doubtful, i.Gone, i.Reported = nil, nil, nil, ""
+	}
+	i.Token, i.Secret = token, secret
+	return another
+}
+
 func (i Identity) clone() Identity {
 	i.Users = maps.Clone(i.Users)
 	i.Doubtful = slices.Clone(i.Doubtful)
