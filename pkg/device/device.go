@@ -16,6 +16,7 @@ package device
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"sync"
@@ -42,6 +43,7 @@ type Device struct {
 	options Options
 	home    target
 	allowed map[string]bool
+	tls     *tls.Config // with the sessions of the servers
 	heart   *heart
 	hurry   chan struct{} // has room for one: the pause before the next try is pointless
 
@@ -63,7 +65,7 @@ func New(ctx context.Context, o Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{
-		member: m, options: o, home: home, allowed: allowed, heart: newHeart(o.heartbeat()), hurry: make(chan struct{}, 1),
+		member: m, options: o, home: home, allowed: allowed, tls: resumable(o.TLS), heart: newHeart(o.heartbeat()), hurry: make(chan struct{}, 1),
 	}
 	if m.identity.InstallID == "" {
 		random := make([]byte, 24)

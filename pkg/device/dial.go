@@ -80,11 +80,22 @@ func (d *Device) dial(ctx context.Context, t target) (net.Conn, error) {
 	return &packetConn{Conn: conn}, nil
 }
 
-func (d *Device) tlsConfig(host string) *tls.Config {
-	c := d.options.TLS.Clone()
-	if c == nil {
+// tlsSessions is how many servers' TLS sessions are remembered, which spares certificates and half of the handshake's work.
+const tlsSessions = 8
+
+// resumable returns a configuration for all connections of a device.
+func resumable(c *tls.Config) *tls.Config {
+	if c = c.Clone(); c == nil {
 		c = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
+	if c.ClientSessionCache == nil {
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(tlsSessions)
+	}
+	return c
+}
+
+func (d *Device) tlsConfig(host string) *tls.Config {
+	c := d.tls.Clone()
 	if c.ServerName == "" {
 		c.ServerName = host
 	}

@@ -23,7 +23,8 @@ type Options struct {
 	Store Store
 	// Report is what the device says of itself. It is sent at registration, and again when it differs from what was sent last.
 	Report *Report
-	// TLS is for mqtts and wss; nil means the system's roots.
+	// TLS is for mqtts and wss; nil means the system's roots. Sessions are resumed at reconnects; without a ClientSessionCache of
+	// its own they are remembered for as long as the Device is there.
 	TLS *tls.Config
 	// KeepAlive is the heartbeat asked for, in whole seconds; the server's word counts. 0 leaves it to the server.
 	KeepAlive time.Duration

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/halleypush/halley/pkg/telemetry"
 	"github.com/halleypush/halley/pkg/tlsconfig"
 	"github.com/halleypush/halley/services/gateway/internal/gate"
+	"github.com/halleypush/halley/services/gateway/internal/loop"
 	"github.com/halleypush/halley/services/gateway/internal/proxy"
 )
 
@@ -67,14 +70,16 @@ type Config struct {
 	MemoryWatermark     float64       `yaml:"memory_watermark" env:"MEMORY_WATERMARK" default:"0.9" doc:"share of the container's memory (without a container: of GOMEMLIMIT), the kernel's for sockets included, beyond which newcomers are told to come back; 0: never"`
 	CPUWatermark        float64       `yaml:"cpu_watermark" env:"CPU_WATERMARK" default:"0.97" doc:"share of the processors, over 10 s, beyond which newcomers are told to come back; 0: never"`
 
-	ReopenRate      int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
-	Revision        string        `yaml:"revision" env:"REVISION" doc:"what sets apart the gateways of one rollout from those that they replace, such as the hash of a pod's template; empty: a stopping gateway waits for no rollout"`
-	RolloutWait     time.Duration `yaml:"rollout_wait" env:"ROLLOUT_WAIT" default:"5m" doc:"how long at most a stopping gateway of a rollout keeps its devices until all that are replaced with it stop, too, so that each device moves only once"`
-	DrainWait       time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
-	DrainRate       int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away; more if they would not be gone by drain_deadline otherwise"`
-	DrainDeadline   time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"how long sending the connections away may take"`
-	ServerReference string        `yaml:"server_reference" env:"SERVER_REFERENCE" doc:"host:port that MQTT 5 devices are sent to when they have to go elsewhere; empty: they come back to where they were"`
-	MaxLifetime     time.Duration `yaml:"max_lifetime" env:"MAX_LIFETIME" doc:"longest that a device stays connected: half to all of it, at random, so that the load spreads over new gateways; 0: for ever"`
+	ReopenRate               int           `yaml:"reopen_rate" env:"REOPEN_RATE" default:"5000" doc:"sessions a second that are opened again, or Pull, after a gap"`
+	Revision                 string        `yaml:"revision" env:"REVISION" doc:"what sets apart the gateways of one rollout from those that they replace, such as the hash of a pod's template; empty: a stopping gateway waits for no rollout"`
+	RolloutWait              time.Duration `yaml:"rollout_wait" env:"ROLLOUT_WAIT" default:"5m" doc:"how long at most a stopping gateway of a rollout keeps its devices until all that are replaced with it stop, too, so that each device moves only once"`
+	DrainWait                time.Duration `yaml:"drain_wait" env:"DRAIN_WAIT" default:"5s" doc:"how long a stopping gateway still accepts, until balancers have noticed"`
+	DrainRate                int           `yaml:"drain_rate" env:"DRAIN_RATE" default:"1000" doc:"connections a second that a stopping gateway sends away; more if they would not be gone by drain_deadline otherwise"`
+	DrainDeadline            time.Duration `yaml:"drain_deadline" env:"DRAIN_DEADLINE" default:"60s" doc:"how long sending the connections away may take"`
+	ServerReference          string        `yaml:"server_reference" env:"SERVER_REFERENCE" doc:"host:port that MQTT 5 devices over TCP are sent to when they have to go elsewhere; empty: they come back to where they were. A host without a port is for all transports: devices keep their port"`
+	ServerReferenceTLS       string        `yaml:"server_reference_tls" env:"SERVER_REFERENCE_TLS" doc:"the same for devices over TLS"`
+	ServerReferenceWebSocket string        `yaml:"server_reference_websocket" env:"SERVER_REFERENCE_WEBSOCKET" doc:"the same for devices over WebSocket"`
+	MaxLifetime              time.Duration `yaml:"max_lifetime" env:"MAX_LIFETIME" doc:"longest that a device stays connected: half to all of it, at random, so that the load spreads over new gateways; 0: for ever"`
 
 	NATS      natsbus.Config   `yaml:"nats" env:"NATS"`
 	Telemetry telemetry.Config `yaml:"telemetry" env:"TELEMETRY"`
@@ -172,6 +177,18 @@ func (c *Config) balancers() (proxy.Networks, error) {
 		return nil, fmt.Errorf("proxy_protocol: %w", err)
 	}
 	return networks, nil
+}
+
+// references returns where devices are sent, by transport. An address with a port is a listener's, which speaks one transport.
+func (c *Config) references() loop.References {
+	everywhere := c.ServerReference
+	if _, _, err := net.SplitHostPort(everywhere); err == nil {
+		everywhere = ""
+	}
+	return loop.References{
+		loop.TCP: c.ServerReference, loop.TLS: cmp.Or(c.ServerReferenceTLS, everywhere),
+		loop.WebSocket: cmp.Or(c.ServerReferenceWebSocket, everywhere),
+	}
 }
 
 func (c *Config) limits() gate.Limits {

@@ -218,7 +218,7 @@ func (g *Gateway) build() error {
 		Name: "halley_gateway_unidentified", Help: "Connections that have not said yet who they are.",
 	}, func() float64 { return float64(admission.Waiting()) }))
 	g.set, err = loop.NewSet(loop.Config{
-		Loops: n, Processors: processors, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, Reference: c.ServerReference,
+		Loops: n, Processors: processors, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, References: c.references(),
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
 	}, loop.Parts{
 		Door: g.door, Gate: admission, Core: g.core, Receipts: g.receipts, Metrics: loops, Traces: loop.NewTraces(g.telemetry.Traces), Log: g.log,

@@ -82,6 +82,9 @@ var transportNames = [transports]string{"tcp", "tls", "websocket"}
 
 func (t Transport) String() string { return transportNames[t] }
 
+// References is a host:port for each transport.
+type References [transports]string
+
 const chunkSize = 512
 
 // slab holds a loop's connections by index, in chunks that never move.

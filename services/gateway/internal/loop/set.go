@@ -124,8 +124,9 @@ type Config struct {
 	UserTimeout time.Duration
 	// Lifetime is the longest that a session stays; 0: for ever. Each stays for half to all of it.
 	Lifetime time.Duration
-	// Reference is the host:port that devices are sent to that have to go elsewhere; empty: the one that they came to.
-	Reference string
+	// References are the host:port that devices of each transport are sent to that have to go elsewhere; empty: the one that
+	// they came to.
+	References References
 }
 
 // Set is all the loops of a gateway.
@@ -140,7 +141,7 @@ type Set struct {
 	limits      session.Limits
 	userTimeout time.Duration
 	lifetime    time.Duration
-	reference   string
+	references  References
 	log         *slog.Logger
 	background  context.Context //nolint:containedctx // for log lines of loops, which have no caller
 	begun       time.Time
@@ -170,7 +171,7 @@ type Parts struct {
 func NewSet(c Config, p Parts) (*Set, error) {
 	s := &Set{
 		door: p.Door, gate: p.Gate, core: p.Core, receipts: p.Receipts, metrics: p.Metrics, traces: p.Traces, log: p.Log, limits: c.Limits,
-		userTimeout: c.UserTimeout, lifetime: c.Lifetime, reference: c.Reference, background: context.Background(), begun: time.Now(),
+		userTimeout: c.UserTimeout, lifetime: c.Lifetime, references: c.References, background: context.Background(), begun: time.Now(),
 		coming: map[net.Conn]bool{}, shakers: newShakers(c.Handshakes, c.Processors),
 	}
 	for i := range c.Loops {

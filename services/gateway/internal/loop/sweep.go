@@ -172,7 +172,7 @@ func (l *Loop) sweepOne(s *sweep, i int32) {
 
 // sendAway tells a device to come back in a moment, to another gateway if there is an address for that, and why.
 func (l *Loop) sendAway(i int32, why session.Reason) {
-	d := mqtt.Disconnect{Code: mqtt.UseAnotherServer, ServerReference: l.set.reference}
+	d := mqtt.Disconnect{Code: mqtt.UseAnotherServer, ServerReference: l.set.references[l.conns.at(i).transport]}
 	if why == session.Shutdown && d.ServerReference == "" {
 		d.Code = mqtt.ShuttingDown
 	}
