@@ -3,6 +3,7 @@ package session_test
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ type world struct {
 	seen       map[uuid.UUID]sight
 	direct     int // direct pushes that came
 	last       uuid.UUID
+	calling
 }
 
 type push struct {
@@ -84,7 +86,7 @@ func (w *world) repeats(m *push) bool {
 	return w.direct-s.direct < remembered && w.now-s.at < rememberedFor
 }
 
-// flying is a PUBLISH that the phone has not acknowledged.
+// flying is a PUBLISH that the phone has not acknowledged; push is nil if it is the reply to a call.
 type flying struct {
 	id   uint16
 	push *push
@@ -110,7 +112,7 @@ func (w *world) clock() session.Clock { return session.Clock{Since: w.now, Now: 
 func (w *world) connect(window int, version byte) {
 	w.number++
 	w.window, w.subscribed, w.inFlight, w.seen, w.last = window, false, nil, map[uuid.UUID]sight{}, uuid.Nil
-	w.direct = 0
+	w.direct, w.calling = 0, calling{}
 	w.opening, w.pulls = nil, nil
 	w.rig = &rig{client: version, begun: w.begun, now: w.now}
 	w.rig.out.Pool = &w.pool
@@ -147,8 +149,13 @@ func (w *world) find(id uuid.UUID) *push {
 func (w *world) settle() {
 	closed := w.perform()
 	for _, p := range w.rig.packets {
-		if p.FixedHeader.Type == packets.Publish {
+		switch {
+		case p.FixedHeader.Type == packets.Publish && strings.HasPrefix(p.TopicName, "reply/"):
+			w.receiveReply(p)
+		case p.FixedHeader.Type == packets.Publish:
 			w.receive(p)
+		case p.FixedHeader.Type == packets.Puback:
+			w.receiveAck(p)
 		}
 	}
 	w.rig.packets = nil
@@ -191,15 +198,19 @@ func (w *world) receive(p packets.Packet) {
 	if !m.late && !again {
 		w.last = id
 	}
-	if m.QoS == 0 {
-		return
+	if m.QoS > 0 {
+		w.fly(p.PacketID, m)
 	}
+}
+
+// fly notes a PUBLISH that the phone is to acknowledge.
+func (w *world) fly(id uint16, m *push) {
 	for _, f := range w.inFlight {
-		if f.id == p.PacketID {
-			w.t.Fatalf("packet identifier %d is in use", p.PacketID)
+		if f.id == id {
+			w.t.Fatalf("packet identifier %d is in use", id)
 		}
 	}
-	w.inFlight = append(w.inFlight, flying{p.PacketID, m})
+	w.inFlight = append(w.inFlight, flying{id, m})
 }
 
 // perform does what the session asks of its host, and reports whether that is to close.
@@ -217,6 +228,8 @@ func (w *world) perform() (closed bool) {
 			}
 		case session.DoPull:
 			w.pulls = append(w.pulls, &question{Action: a})
+		case session.DoCall:
+			w.calls = append(w.calls, a)
 		case session.DoHanded:
 			w.find(a.Message).handed = true
 		case session.DoReceipt:
@@ -314,7 +327,7 @@ func (w *world) ack(n int, no bool) {
 	id, p := w.inFlight[n].id, w.inFlight[n].push
 	w.inFlight = append(w.inFlight[:n:n], w.inFlight[n+1:]...)
 	ack := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id}
-	if no && w.rig.client == mqtt.V5 {
+	if no && p != nil && w.rig.client == mqtt.V5 {
 		ack.ReasonCode, p.refused = 0x97, true
 	}
 	w.say(ack)

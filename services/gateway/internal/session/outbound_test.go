@@ -45,6 +45,7 @@ func (w *world) step(b byte) {
 	}
 }
 
+// comeOrGo has the phone connect or end that; while it is there, it calls more often than that, and is answered.
 func (w *world) comeOrGo(arg int) {
 	switch {
 	case w.rig == nil:
@@ -52,6 +53,10 @@ func (w *world) comeOrGo(arg int) {
 		w.subscribe(true)
 	case arg == 0:
 		w.disconnect()
+	case arg < 8:
+		w.call(arg >= 4)
+	default:
+		w.answerCall()
 	}
 }
 
@@ -100,8 +105,9 @@ func (w *world) finish() {
 			w.rig.Reopen(&w.rig.out)
 			w.settle()
 		}
-		for w.rig != nil && (len(w.sending) > 0 || len(w.inFlight) > 0 || len(w.pulls) > 0 || w.opening != nil) {
+		for w.rig != nil && (len(w.sending) > 0 || len(w.inFlight) > 0 || len(w.pulls) > 0 || w.opening != nil || len(w.calls) > 0) {
 			w.send()
+			w.answerCall()
 			w.ack(0, false)
 			w.takeAll()
 			w.answerOpen()
@@ -116,6 +122,9 @@ func (w *world) finish() {
 		if !p.Expired(w.clock().Now) && (!p.came || !p.final) {
 			w.t.Errorf("push %s: came to the phone %t, the ledger knows %t", p.ID, p.came, p.final)
 		}
+	}
+	if len(w.unanswered) > 0 || len(w.unacknowledged) > 0 {
+		w.t.Errorf("calls without an answer: %v, without a PUBACK: %v", w.unanswered, w.unacknowledged)
 	}
 	if !w.rig.Idle() && len(w.seen) == 0 {
 		w.t.Error("the session keeps something although nothing is under way")
@@ -141,7 +150,8 @@ func randomScript(seed uint64, length int) []byte {
 }
 
 // Whatever happens: no packet identifier is in use twice, no more than the client's Receive Maximum is in flight, nothing
-// comes twice on a connection or late or out of order, and in the end the phone has every push that holds.
+// comes twice on a connection or late or out of order, each call has one answer and one PUBACK, and in the end the phone has
+// every push that holds.
 // MQTT 5: 2.2.1-4, 3.1.2-26, 3.1.2-27, 3.3.1-3, 3.3.1-12, 3.3.2-3, 3.3.4-9, 4.3.2-1, 4.3.2-2, 4.3.2-3, 4.4.0-2, 4.6.0-5
 // MQTT 5: 4.6.0-6
 // MQTT 3.1.1: 2.3.1-4, 3.3.1-3, 3.3.1-9, 3.3.2-3, 4.1.0-1, 4.1.0-2, 4.3.2-1, 4.6.0-5, 4.6.0-6
