@@ -45,7 +45,8 @@ type Device struct {
 	allowed map[string]bool
 	tls     *tls.Config // with the sessions of the servers
 	heart   *heart
-	hurry   chan struct{} // has room for one: the pause before the next try is pointless
+	beats   chan chan<- error // takes what Beat asks of the connection's pinger
+	hurry   chan struct{}     // has room for one: the pause before the next try is pointless
 
 	running atomic.Bool
 	// workers are the goroutines of connections, also of ended ones whose last message is still being handled.
@@ -66,7 +67,9 @@ func New(ctx context.Context, o Options) (*Device, error) {
 	}
 	d := &Device{
 		member: m, options: o, home: home, allowed: allowed, tls: resumable(o.TLS), heart: newHeart(o.heartbeat()), hurry: make(chan struct{}, 1),
+		beats: make(chan chan<- error),
 	}
+	d.loadRhythms(ctx)
 	if m.identity.InstallID == "" {
 		random := make([]byte, 24)
 		_, _ = rand.Read(random) // never fails

@@ -62,6 +62,28 @@ func (f *fileStore) SaveIdentity(_ context.Context, i Identity) error {
 	return replace(f.dir, identityFile, append(text, '\n'))
 }
 
+func (f *fileStore) LoadRhythms(context.Context) (rhythms map[string]Rhythm, err error) {
+	text, err := os.ReadFile(filepath.Join(f.dir, rhythmsFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	if err := json.Unmarshal(text, &rhythms); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(f.dir, rhythmsFile), err)
+	}
+	return rhythms, nil
+}
+
+func (f *fileStore) SaveRhythms(_ context.Context, rhythms map[string]Rhythm) error {
+	text, err := json.Marshal(rhythms)
+	if err != nil {
+		return err
+	}
+	return replace(f.dir, rhythmsFile, append(text, '\n'))
+}
+
 // AddSeen appends one line. It is not forced to the disk: a push id that a power cut takes costs a repeat.
 func (f *fileStore) AddSeen(_ context.Context, pushID string) error {
 	if len(pushID) > maxSeenLine || strings.ContainsAny(pushID, "\r\n") {

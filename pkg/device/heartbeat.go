@@ -67,8 +67,11 @@ type rhythm struct {
 type heart struct {
 	set Heartbeat // fixed
 
+	keeping sync.Mutex // one stores at a time
+
 	mu         sync.Mutex
 	foreground bool               // guarded by mu
+	saving     bool               // guarded by mu: the phone saves power
 	network    string             // guarded by mu: the present one
 	rhythms    map[string]*rhythm // guarded by mu
 }
@@ -89,36 +92,44 @@ func (h *heart) of(network string) *rhythm {
 }
 
 // pause returns how long a connection may be silent now. In the foreground the radio is awake anyway, and the shortest pause
-// notices soonest that the connection is dead.
+// notices soonest that the connection is dead, unless power is to be saved.
 func (h *heart) pause(network string) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.foreground {
+	if h.foreground && !h.saving {
 		return h.set.Min
 	}
 	return h.of(network).pause
 }
 
-// beat notes that a ping after a silence of a given length was answered, or not. A silence shorter than the network's pause
-// says nothing about the network.
-func (h *heart) beat(network string, silence time.Duration, answered bool) {
+// beat notes that a ping after a silence of a given length was answered, or not, and reports whether that changed what is to be
+// kept. A silence shorter than the network's pause says nothing about the network. While power is saved no longer pause is tried.
+func (h *heart) beat(network string, silence time.Duration, answered bool) (learned bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.of(network)
 	if silence < r.pause {
-		return
+		return false
 	}
+	before := r.kept()
 	if !answered {
 		r.good = 0
 		if r.bad++; r.bad >= h.set.Bad {
 			r.pause, r.bad, r.settled = max(r.pause-h.set.Step, h.set.Min), 0, true
 		}
-		return
+		return r.kept() != before
 	}
 	r.bad = 0
-	if r.good++; r.good >= h.set.Good && !r.settled {
+	if r.good++; r.good >= h.set.Good && !r.settled && !h.saving {
 		r.pause, r.good = min(r.pause+h.set.Step, h.set.Max), 0
 	}
+	return r.kept() != before
+}
+
+func (h *heart) setSaving(saving bool) {
+	h.mu.Lock()
+	h.saving = saving
+	h.mu.Unlock()
 }
 
 func (h *heart) setForeground(foreground bool) {
@@ -148,7 +159,9 @@ func (d *Device) pinger() paho.Pinger {
 	if d.options.Heartbeat == nil {
 		return paho.NewDefaultPinger()
 	}
-	return &pinger{heart: d.heart, network: d.heart.present(), wake: make(chan struct{}, 1)}
+	return &pinger{
+		heart: d.heart, network: d.heart.present(), wake: make(chan struct{}, 1), beats: d.beats, learned: d.keepRhythms,
+	}
 }
 
 // pinger pings on one connection.
@@ -156,6 +169,8 @@ type pinger struct {
 	heart   *heart
 	network string        // the connection's
 	wake    chan struct{} // has room for one: something was received
+	beats   <-chan chan<- error
+	learned func(context.Context)
 
 	mu       sync.Mutex
 	sent     time.Time // guarded by mu: when a packet but a ping was sent last
@@ -177,18 +192,27 @@ func (p *pinger) Run(ctx context.Context, conn net.Conn, keepAlive uint16) error
 	for {
 		due, last := p.due(pinged, limit)
 		timer := time.NewTimer(time.Until(due))
+		var asked chan<- error // by Beat
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case asked = <-p.beats:
+			timer.Stop()
+			_, last = p.due(pinged, limit)
 		case <-timer.C:
 		}
-		if again, _ := p.due(pinged, limit); again.After(due) {
+		if again, _ := p.due(pinged, limit); asked == nil && again.After(due) {
 			continue // something was sent or received meanwhile
 		}
 		pinged = time.Now()
 		err := p.ping(ctx, conn)
-		p.heart.beat(p.network, pinged.Sub(last), err == nil)
+		if p.heart.beat(p.network, pinged.Sub(last), err == nil) {
+			p.learned(ctx)
+		}
+		if asked != nil {
+			asked <- err // it has room
+		}
 		if err != nil {
 			return err
 		}
@@ -269,6 +293,43 @@ func (p *pinger) SetDebug(log.Logger) {}
 // anyway and a dead connection is noticed soonest. It matters with Options.Heartbeat only.
 func (d *Device) SetForeground(foreground bool) {
 	d.heart.setForeground(foreground)
+}
+
+// SetPowerSave tells whether the phone saves power, such as in Doze: then the heartbeat keeps to the longest pause that this
+// network is known to bear, also in the foreground, and tries no longer one, which could cost a connection. It matters with
+// Options.Heartbeat only.
+func (d *Device) SetPowerSave(saving bool) {
+	d.heart.setSaving(saving)
+}
+
+// ErrNoHeartbeat is returned by Beat without Options.Heartbeat.
+var ErrNoHeartbeat = errors.New("the device has no adaptive heartbeat")
+
+// Beat pings now, and returns when the answer is there: a host app whose process sleeps between its alarms calls it at each of
+// them, instead of timers of the SDK that would wake the phone once more. The next heartbeat is due a whole pause later. An
+// error says that there is no connection, or none any more; it is being made anew. Beat waits for a connection until ctx ends.
+func (d *Device) Beat(ctx context.Context) error {
+	if d.options.Heartbeat == nil {
+		return ErrNoHeartbeat
+	}
+	s, err := d.connected(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	answered := make(chan error, 1)
+	select {
+	case d.beats <- answered:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 var errNetworkChanged = errors.New("the network changed")

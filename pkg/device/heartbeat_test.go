@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,4 +163,64 @@ func TestSettingsOfTheHeartbeatAreChecked(t *testing.T) {
 			t.Errorf("%s: taken", name)
 		}
 	}
+}
+
+func TestWhatTheHeartbeatHasLearnedIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, store := range map[string]device.Store{"memory": device.MemoryStore(), "files": device.FileStore(t.TempDir())} {
+			first := start(t, func(o *device.Options) { adaptive(o); o.Store = store })
+			p := first.server.accept().peer
+			p.allow(t, 10*time.Minute)
+			wantBeats(t, p, 5, 210*time.Second)
+			synctest.Wait() // the last answer is there
+			first.stop(t)
+			second := start(t, func(o *device.Options) { adaptive(o); o.Store = store })
+			p = second.server.accept().peer
+			p.allow(t, 10*time.Minute)
+			if got := receive(t, p.beats).Round(time.Second); got != 270*time.Second {
+				t.Errorf("%s: after a restart the first ping comes after %v", name, got)
+			}
+			second.stop(t)
+		}
+	})
+}
+
+func TestWhilePowerIsSavedTheHeartbeatTriesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, adaptive)
+		p := r.server.accept().peer
+		p.allow(t, 10*time.Minute)
+		wantBeats(t, p, 5, 210*time.Second)
+		synctest.Wait()
+		r.SetPowerSave(true)
+		r.SetForeground(true)
+		wantBeats(t, p, 12, 270*time.Second)
+		r.SetForeground(false)
+		r.SetPowerSave(false)
+		receive(t, p.beats) // its timer stood already; enough are good now
+		wantBeats(t, p, 1, 330*time.Second)
+	})
+}
+
+func TestTheHostAppCanBeatAtItsOwnTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, adaptive)
+		p := r.server.accept().peer
+		p.allow(t, 10*time.Minute)
+		for range 3 { // an alarm each 100 s: no timer of the SDK strikes between
+			<-time.After(100 * time.Second)
+			if err := r.Beat(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wantBeats(t, p, 1, 100*time.Second)
+		}
+		wantBeats(t, p, 1, 210*time.Second)
+		plain := start(t, nil)
+		if err := plain.Beat(t.Context()); !errors.Is(err, device.ErrNoHeartbeat) {
+			t.Errorf("without a heartbeat: %v", err)
+		}
+	})
 }

@@ -95,6 +95,7 @@ func (s *seen) add(id string) {
 type memoryStore struct {
 	identity Identity
 	ids      []string
+	rhythms  map[string]Rhythm
 }
 
 // MemoryStore returns a store that forgets with the process: for tests and simulated devices.
