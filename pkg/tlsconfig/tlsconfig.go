@@ -17,6 +17,14 @@ const lookEvery = time.Second
 // Pair is a certificate's file and that of its key.
 type Pair struct{ Cert, Key string }
 
+// Events tell of certificates that are followed; nil functions are not called. They are called during a handshake and must not block.
+type Events struct {
+	// Loaded is called for each certificate that is served from now on, the first ones, too.
+	Loaded func(p Pair, expires time.Time)
+	// Failed is called once for each change of the files after which they do not make a certificate; the one before is served on.
+	Failed func(p Pair, err error)
+}
+
 // Server returns the settings of a server with a certificate; if clientCA is not empty, every client must show a certificate
 // that one of those in the file has signed. It returns nil for no certificate at all: plain text. A certificate whose file
 // changes is used within seconds, without a restart; one that cannot be read leaves the one before.
@@ -24,7 +32,7 @@ func Server(cert, key, clientCA string) (*tls.Config, error) {
 	if cert == "" {
 		return nil, nil
 	}
-	config, err := ServerNames(Pair{cert, key})
+	config, err := ServerNames(Events{}, Pair{cert, key})
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +48,10 @@ func Server(cert, key, clientCA string) (*tls.Config, error) {
 
 // ServerNames returns the settings of a server with several certificates, which are followed in the same way. A client gets the
 // first one that fits the name it asks for and the signatures it knows; the very first one if none does, or if it asks for none.
-func ServerNames(pairs ...Pair) (*tls.Config, error) {
+func ServerNames(events Events, pairs ...Pair) (*tls.Config, error) {
 	var followers []*follower
 	for _, p := range pairs {
-		follow := &follower{Pair: p}
+		follow := &follower{Pair: p, events: events}
 		if _, err := follow.get(); err != nil {
 			return nil, err
 		}
@@ -102,14 +110,29 @@ func certificates(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// follower is a certificate that follows its file.
+// follower is a certificate that follows its files.
 type follower struct {
 	Pair
+	events Events
 
-	mu      sync.Mutex
-	loaded  *tls.Certificate // guarded by mu
-	written time.Time        // guarded by mu: of the loaded file
-	looked  time.Time        // guarded by mu
+	mu     sync.Mutex
+	loaded *tls.Certificate // guarded by mu
+	seen   [2]stamp         // guarded by mu: of the files when they were last read
+	looked time.Time        // guarded by mu
+}
+
+// stamp changes with a file; zero for one that is not there.
+type stamp struct {
+	written time.Time
+	size    int64
+}
+
+func stampOf(path string) stamp {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{info.ModTime(), info.Size()}
 }
 
 func (f *follower) get() (*tls.Certificate, error) {
@@ -119,20 +142,22 @@ func (f *follower) get() (*tls.Certificate, error) {
 		return f.loaded, nil
 	}
 	f.looked = time.Now()
-	info, err := os.Stat(f.Cert)
-	if err == nil && f.loaded != nil && info.ModTime().Equal(f.written) {
+	now := [2]stamp{stampOf(f.Cert), stampOf(f.Key)}
+	if f.loaded != nil && now == f.seen {
 		return f.loaded, nil
 	}
+	f.seen = now
 	fresh, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-	if err != nil {
-		if f.loaded != nil {
-			return f.loaded, nil
+	switch {
+	case err == nil:
+		f.loaded = &fresh
+		if f.events.Loaded != nil {
+			f.events.Loaded(f.Pair, fresh.Leaf.NotAfter)
 		}
+	case f.loaded == nil:
 		return nil, fmt.Errorf("load certificate: %w", err)
-	}
-	f.loaded = &fresh
-	if info != nil {
-		f.written = info.ModTime()
+	case f.events.Failed != nil:
+		f.events.Failed(f.Pair, err)
 	}
 	return f.loaded, nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,7 +89,7 @@ func TestCertificatesAreChosenByName(t *testing.T) {
 	dir := t.TempDir()
 	one, first := write(t, dir, "one.example")
 	two, second := write(t, dir, "two.example")
-	server, err := tlsconfig.ServerNames(one, two)
+	server, err := tlsconfig.ServerNames(tlsconfig.Events{}, one, two)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,36 +102,64 @@ func TestCertificatesAreChosenByName(t *testing.T) {
 	}
 }
 
-func TestACertificateFollowsItsFile(t *testing.T) {
+func TestACertificateFollowsItsFiles(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	pair, _ := write(t, dir, "one.example")
-	server, err := tlsconfig.Server(pair.Cert, pair.Key, "")
+	pair, _ := write(t, t.TempDir(), "one.example")
+	var loaded, failed atomic.Int32
+	server, err := tlsconfig.ServerNames(tlsconfig.Events{
+		Loaded: func(p tlsconfig.Pair, expires time.Time) {
+			if p == pair && time.Until(expires) > 0 {
+				loaded.Add(1)
+			}
+		},
+		Failed: func(p tlsconfig.Pair, err error) {
+			if p == pair && err != nil {
+				failed.Add(1)
+			}
+		},
+	}, pair)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := shake(t, server, insecure("one.example")).PeerCertificates[0]
-	_, fresh := write(t, dir, "one.example")
-	if fresh.Equal(before) {
-		t.Fatal("the two are the same")
-	}
-	later := time.Now().Add(time.Minute) // whatever the file system's clock can tell apart
-	if err := os.Chtimes(pair.Cert, later, later); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		if shake(t, server, insecure("one.example")).PeerCertificates[0].Equal(fresh) {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("it still shows the old one")
+	shown := func() *x509.Certificate { return shake(t, server, insecure("one.example")).PeerCertificates[0] }
+	until := func(what string, done func() bool) { // shakes hands all the time, so that the files are looked at
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !done(); {
+			if time.Now().After(deadline) {
+				t.Fatal("never happened: " + what)
+			}
 		}
 	}
+	first := shown()
+	other, fresh := write(t, t.TempDir(), "one.example")
+	change := func(path, from string) {
+		t.Helper()
+		text, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		later := time.Now().Add(time.Minute) // whatever the file system's clock can tell apart
+		if err := os.Chtimes(path, later, later); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A certificate whose key is still the old one is none, and is told of once.
+	change(pair.Cert, other.Cert)
+	until("the failure is told", func() bool { return shown().Equal(first) && failed.Load() == 1 })
+	change(pair.Key, other.Key)
+	until("the new one is shown", func() bool { return shown().Equal(fresh) })
 	if err := os.WriteFile(pair.Cert, []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := shake(t, server, insecure("one.example")).PeerCertificates[0]; !got.Equal(fresh) {
+	until("rubbish is told", func() bool { return shown() != nil && failed.Load() == 2 })
+	if !shown().Equal(fresh) {
 		t.Error("a broken file takes the certificate away")
+	}
+	if loaded.Load() != 2 || failed.Load() != 2 {
+		t.Errorf("%d loads and %d failures are told", loaded.Load(), failed.Load())
 	}
 }
 
@@ -140,7 +169,7 @@ func TestSessionsResumeWithEveryServerOfTheSecret(t *testing.T) {
 	now := time.Now()
 	const day = 24 * time.Hour
 	server := func(secret string, at time.Time) *tls.Config {
-		config, err := tlsconfig.ServerNames(pair)
+		config, err := tlsconfig.ServerNames(tlsconfig.Events{}, pair)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,11 +211,11 @@ func TestSessionsResumeWithEveryServerOfTheSecret(t *testing.T) {
 
 func TestWhatCannotBeReadIsAnError(t *testing.T) {
 	t.Parallel()
-	if _, err := tlsconfig.ServerNames(); err == nil {
+	if _, err := tlsconfig.ServerNames(tlsconfig.Events{}); err == nil {
 		t.Error("no certificate will do")
 	}
 	pair, _ := write(t, t.TempDir(), "one.example")
-	if _, err := tlsconfig.ServerNames(pair, tlsconfig.Pair{Cert: pair.Cert, Key: pair.Cert}); err == nil {
+	if _, err := tlsconfig.ServerNames(tlsconfig.Events{}, pair, tlsconfig.Pair{Cert: pair.Cert, Key: pair.Cert}); err == nil {
 		t.Error("a pair without its key will do")
 	}
 	if config, err := tlsconfig.Server("", "", ""); config != nil || err != nil {

@@ -281,43 +281,6 @@ func (g *Gateway) listen() error {
 	return err
 }
 
-// secure prepares TLS, if there is a certificate.
-func (g *Gateway) secure() error {
-	pairs := g.config.certificates()
-	if len(pairs) == 0 {
-		return nil
-	}
-	var err error
-	if g.tls, err = tlsconfig.ServerNames(pairs...); err != nil {
-		return err
-	}
-	return g.setTicketKeys()
-}
-
-// setTicketKeys sets today's keys of TLS sessions. Without a secret to derive them from, they are this process's own.
-func (g *Gateway) setTicketKeys() error {
-	if g.tls == nil || g.config.TicketSecret == "" {
-		return nil
-	}
-	return tlsconfig.SetTicketKeys(g.tls, g.config.TicketSecret.Reveal(), time.Now())
-}
-
-// turnTicketKeys sets the keys of TLS sessions anew from time to time.
-func (g *Gateway) turnTicketKeys(ctx context.Context) {
-	ticker := time.NewTicker(time.Hour)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if err := g.setTicketKeys(); err != nil {
-				g.log.ErrorContext(ctx, "cannot turn the ticket keys", "error", err)
-			}
-		}
-	}
-}
-
 // MQTTAddr returns the address of MQTT over TCP.
 func (g *Gateway) MQTTAddr() string { return g.mqtt }
 
