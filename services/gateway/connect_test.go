@@ -120,6 +120,22 @@ func TestSessionPresentIsNeverSet(t *testing.T) {
 	})
 }
 
+// MQTT 5: 3.1.2-24
+func TestAClientThatDoesNotTakeItsConnackIsClosed(t *testing.T) {
+	t.Parallel()
+	site := gatewaytest.Start(t, gatewaytest.Options{})
+	phone := site.Core.NewDevice(t)
+	wire := site.Dial(t, gatewaytest.V5)
+	connect := wire.Connect(phone)
+	connect.Properties.MaximumPacketSize = 20
+	wire.Send(t, connect)
+	wire.WantClosed(t)
+	gatewaytest.Eventually(t, "it was closed for that", func() bool {
+		return site.Metric(t, "halley_gateway_closes_total", `reason="too_large"`) == 1
+	})
+	live(t, site, site.Online(t, phone), phone) // nothing of it is left
+}
+
 // MQTT 5: 3.1.2-2, 3.1.3-8, 3.1.4-2, 3.1.4-6, 3.2.2-7, 3.2.2-12, 3.2.2-13, 4.12.0-1
 // MQTT 3.1.1: 3.1.2-2, 3.1.3-8, 3.1.3-9, 3.1.4-5, 3.2.2-5
 func TestRefusals(t *testing.T) {
