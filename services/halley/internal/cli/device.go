@@ -22,7 +22,7 @@ const maxSimulated = 10_000
 func newDevice(g *globals) *cobra.Command {
 	var n int
 	var user, proof, store string
-	var quiet bool
+	var quiet, heartbeat bool
 	c := &cobra.Command{
 		Use:   "device",
 		Short: "Simulate phones: register, connect, print what arrives",
@@ -41,6 +41,9 @@ arrives, and confirms it. Ctrl-C ends them. With --store they keep their identit
 			}
 			return g.simulate(cmd.Context(), n, func(p *phone) {
 				p.user, p.proof, p.quiet = user, proof, quiet
+				if heartbeat {
+					p.heartbeat = &device.Heartbeat{}
+				}
 				if store != "" {
 					p.store = device.FileStore(filepath.Join(store, strconv.Itoa(p.number)))
 				}
@@ -52,6 +55,7 @@ arrives, and confirms it. Ctrl-C ends them. With --store they keep their identit
 	f.StringVar(&user, "user", "", "bind each to this user")
 	f.StringVar(&proof, "proof", "", "proof for the bind, where the app wants one")
 	f.StringVar(&store, "store", "", "folder to keep identities in (default: new devices each time)")
+	f.BoolVar(&heartbeat, "heartbeat", false, "adapt the heartbeat to the network, as phones do")
 	f.BoolVar(&quiet, "quiet", false, "print only messages")
 	return c
 }
@@ -62,6 +66,7 @@ type phone struct {
 	user, proof string
 	quiet       bool
 	store       device.Store
+	heartbeat   *device.Heartbeat
 }
 
 // simulate runs phones until ctx ends.
@@ -97,7 +102,7 @@ func (g *globals) simulate(ctx context.Context, n int, configure func(*phone)) e
 
 func (g *globals) runPhone(ctx context.Context, p *phone, say func(string, ...any)) error {
 	d, err := device.New(ctx, device.Options{
-		App: g.app, ClientKey: g.clientKey, Server: serverURL(g.mqtt), Store: p.store,
+		App: g.app, ClientKey: g.clientKey, Server: serverURL(g.mqtt), Store: p.store, Heartbeat: p.heartbeat,
 		Report: &device.Report{Platform: "linux", AppVersion: "1.0.0"},
 		OnMessage: func(_ context.Context, m device.Message) error {
 			say("%s", g.showMessage(m))
