@@ -32,7 +32,7 @@ func TestFaults(t *testing.T) {
 	if err != nil || rounds < 1 {
 		rounds = 1
 	}
-	cluster := rig.StartCluster(t, rig.Options{Gateways: 2})
+	cluster := rig.StartCluster(t, rig.Options{Gateways: 2, Links: true})
 	begun := time.Now()
 	f := startFleet(t, cluster)
 	t.Logf("%d phones registered and online after %v", fleetSize, time.Since(begun).Round(time.Millisecond))

@@ -28,6 +28,8 @@ type Options struct {
 	Env []string
 	// Host is where the gateways await phones, 127.0.0.1 if it is empty; a Network's phones reach its Host.
 	Host string
+	// Links puts a Link between each gateway and NATS. What passes it goes through the test's process, and waits when that has much to do.
+	Links bool
 	// TLS has the gateways take phones over TLS, too, and WebSockets over nothing else.
 	TLS bool
 }
@@ -39,13 +41,14 @@ type Cluster struct {
 	NATS     *Process
 	Pushcore *Process
 	Gateways []*Process
-	// MQTTs, MQTTSs (with TLS) and WebSockets are the gateways' addresses, host:port. Links lie between the gateways and NATS.
+	// MQTTs, MQTTSs (with TLS) and WebSockets are the gateways' addresses, host:port.
 	MQTTs, MQTTSs, WebSockets []string
 	// CA is the file with the certificate to believe, where there is TLS.
-	CA    string
+	CA string
+	// Links lie between the gateways and NATS, if there are to be any.
 	Links []*Link
 
-	dir string
+	dir, nats string
 }
 
 // StartCluster starts a cluster and waits until all of it is ready. It ends with the test.
@@ -54,8 +57,8 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 	c := &Cluster{dir: folder(t)}
 	c.startPostgres(t)
 	c.makeFiles(t)
-	natsAddr := Addr(t)
-	_, natsPort, _ := net.SplitHostPort(natsAddr)
+	c.nats = Addr(t)
+	_, natsPort, _ := net.SplitHostPort(c.nats)
 	c.NATS = c.process(t, "nats-server", "nats", "", "-c", "nats.conf", "-p", natsPort)
 	c.NATS.env = []string{"HALLEY_NATS_STORE=" + c.StoreDir()}
 	for _, user := range []string{"PUSHCORE", "GATEWAY", "SENDER"} {
@@ -63,10 +66,15 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 	}
 	c.NATS.Start(t)
 	internal := Addr(t)
-	c.addPushcore(t, natsAddr, internal)
+	c.addPushcore(t, internal)
 	c.Pushcore.env = o.Env
 	for i := range max(o.Gateways, 1) {
-		c.addGateway(t, i, AddrOn(t, cmp.Or(o.Host, "127.0.0.1")), natsAddr, internal)
+		nats := c.nats
+		if o.Links {
+			c.Links = append(c.Links, NewLink(t, nats))
+			nats = c.Links[i].Addr()
+		}
+		c.addGateway(t, i, AddrOn(t, cmp.Or(o.Host, "127.0.0.1")), nats, internal)
 		c.Gateways[i].env = o.Env
 	}
 	c.Site.MQTT, c.Site.WebSocket = c.MQTTs[0], "ws://"+c.WebSockets[0]+"/mqtt"
@@ -146,7 +154,7 @@ func (c *Cluster) makeFiles(t testing.TB) {
 	c.AdminToken = adminToken
 }
 
-func (c *Cluster) addPushcore(t testing.TB, nats, internal string) {
+func (c *Cluster) addPushcore(t testing.TB, internal string) {
 	t.Helper()
 	http, grpc, admin := Addr(t), Addr(t), Addr(t)
 	c.write(t, "pushcore.yaml", fmt.Appendf(nil, `
@@ -159,14 +167,13 @@ admin_token_file: admin.token
 service_token_file: service.token
 nats: {url: "nats://%s", user: pushcore, password_file: nats.password}
 telemetry: {listen: "%s"}
-`, http, grpc, internal, nats, admin))
+`, http, grpc, internal, c.nats, admin))
 	c.Pushcore = c.process(t, "pushcore", "pushcore", admin, "-config", "pushcore.yaml")
 	c.URL, c.GRPC, c.Internal = "http://"+http, grpc, internal
 }
 
 func (c *Cluster) addGateway(t testing.TB, i int, mqtt, nats, pushcore string) {
 	t.Helper()
-	link := NewLink(t, nats)
 	websocket, admin := Addr(t), Addr(t)
 	name := fmt.Sprintf("gateway-%d", i)
 	c.write(t, name+".yaml", fmt.Appendf(nil, `
@@ -178,9 +185,9 @@ pod: %s
 drain_wait: 200ms
 nats: {url: "nats://%s", user: gateway, password_file: nats.password}
 telemetry: {listen: "%s"}
-`, mqtt, websocket, pushcore, name, link.Addr(), admin))
+`, mqtt, websocket, pushcore, name, nats, admin))
 	c.Gateways = append(c.Gateways, c.process(t, "gateway", name, admin, "-config", name+".yaml"))
-	c.MQTTs, c.WebSockets, c.Links = append(c.MQTTs, mqtt), append(c.WebSockets, websocket), append(c.Links, link)
+	c.MQTTs, c.WebSockets = append(c.MQTTs, mqtt), append(c.WebSockets, websocket)
 }
 
 func (c *Cluster) write(t testing.TB, name string, text []byte) {

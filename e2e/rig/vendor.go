@@ -180,7 +180,7 @@ telemetry: {listen: "%s"}
 receipts: %s
 public_url: http://%s
 %s
-`, c.Internal, c.Links[0].Addr(), admin, receipts, receipts, lines))
+`, c.Internal, c.nats, admin, receipts, receipts, lines))
 	s := &Sender{c.process(t, name, name, admin, "-config", name+".yaml"), receipts}
 	s.Start(t)
 	return s
