@@ -92,6 +92,14 @@ func (m *Metrics) addSession(n int64) {
 	m.sessions.Add(float64(n))
 }
 
+func byReason(v *prometheus.CounterVec, reasons []gate.Reason) map[gate.Reason]prometheus.Counter {
+	all := map[gate.Reason]prometheus.Counter{}
+	for _, reason := range reasons {
+		all[reason] = v.WithLabelValues(string(reason))
+	}
+	return all
+}
+
 // NewMetrics registers the loops' metrics.
 func NewMetrics(registry prometheus.Registerer) *Metrics {
 	counter := func(name, help string, label string, values ...string) *prometheus.CounterVec {
@@ -134,8 +142,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Buckets: []float64{.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}),
 		audience: map[session.Result]prometheus.Counter{},
-		refusals: map[gate.Reason]prometheus.Counter{},
-		closings: map[gate.Reason]prometheus.Counter{},
+		refusals: byReason(counter("refusals_total", "CONNECT packets that were refused to bound what comes in, by reason.", "reason"), gate.Reasons()),
+		closings: byReason(counter("turned_away_total", "Connections that were closed without a word before they said who they are, by reason.", "reason"),
+			gate.Closings()),
 	}
 	registry.MustRegister(m.sessions, m.repairs, m.slices)
 	connections := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -144,14 +153,6 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	registry.MustRegister(connections)
 	for t := range transports {
 		m.connections[t] = connections.WithLabelValues(t.String())
-	}
-	refusals := counter("refusals_total", "CONNECT packets that were refused to bound what comes in, by reason.", "reason")
-	for _, reason := range gate.Reasons() {
-		m.refusals[reason] = refusals.WithLabelValues(string(reason))
-	}
-	closings := counter("turned_away_total", "Connections that were closed without a word before they said who they are, by reason.", "reason")
-	for _, reason := range gate.Closings() {
-		m.closings[reason] = closings.WithLabelValues(string(reason))
 	}
 	handshakes := counter("handshakes_total", "TLS handshakes, by how they ended.", "outcome", shakeNames[:]...)
 	for outcome, name := range shakeNames {
