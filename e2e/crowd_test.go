@@ -180,14 +180,15 @@ func (c *crowd) awaitLost(since []int, n int) {
 func (c *crowd) awaitOnline(within time.Duration) {
 	c.t.Helper()
 	rig.Until(c.t, within, "all phones are online", func() error {
-		away := 0
+		away, one := 0, ""
 		for _, p := range c.phones {
 			if !p.online() {
 				away++
+				one = p.tried()
 			}
 		}
 		if away > 0 {
-			return fmt.Errorf("%d are not", away)
+			return fmt.Errorf("%d are not; at %s one has tried: %s", away, time.Now().Format("05.000"), one)
 		}
 		return nil
 	})

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ type phone struct {
 	dropped  int            // guarded by mu: how often a connection was lost
 	isOnline bool           // guarded by mu
 	told     time.Duration  // guarded by mu: the longest time to come back that a server named who did not let it in
+	tries    []string       // guarded by mu: when it has changed its state since it was online, and why
 	repeats  uint64         // guarded by mu: what the SDK dropped on connections that are over
 }
 
@@ -124,7 +126,11 @@ func (p *phone) state(s device.State) {
 	if p.isOnline && s.Phase != device.Online {
 		p.dropped++
 	}
-	p.isOnline = s.Phase == device.Online
+	if p.isOnline = s.Phase == device.Online; p.isOnline {
+		p.tries = nil
+	} else {
+		p.tries = append(p.tries, fmt.Sprintf("%s %v: %v", time.Now().Format("05.000"), s.Phase, s.Err))
+	}
 	var said *device.ServerError
 	if errors.As(s.Err, &said) && said.Refused {
 		p.told = max(p.told, said.RetryAfter)
@@ -149,6 +155,13 @@ func (p *phone) online() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.isOnline
+}
+
+// tried returns what has happened to the phone since it was online.
+func (p *phone) tried() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.tries, "; ")
 }
 
 // received returns how often each push came, and the order in which they did.
