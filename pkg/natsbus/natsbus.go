@@ -39,8 +39,6 @@ type Events struct {
 	// Gap is called when messages may have been missed: the connection is back after it was gone, or a subscription was too
 	// slow and dropped some.
 	Gap func(reason string)
-	// Down is called when the connection is lost.
-	Down func()
 	// Metrics counts all that and the errors.
 	Metrics *Metrics
 }
@@ -75,9 +73,6 @@ func Connect(name string, c Config, log *slog.Logger, events Events, opts ...nat
 			}
 			log.Warn("NATS connection lost", "error", err)
 			events.Metrics.count(name, lost)
-			if events.Down != nil {
-				events.Down()
-			}
 		}),
 		nats.ReconnectHandler(func(conn *nats.Conn) {
 			log.Info("NATS connection is back", "server", conn.ConnectedServerName())

@@ -128,11 +128,10 @@ func (l lines) Write(p []byte) (int, error) {
 func TestGapsAndErrorsAreToldAndCounted(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
-	gaps, down, closed := make(chan string, 10), make(chan struct{}, 1), make(chan struct{})
+	gaps, closed := make(chan string, 10), make(chan struct{})
 	s := start(t, "127.0.0.1:0", "p")
 	conn := connect(t, s.URL(), natsbus.Events{
-		Gap:  func(reason string) { gaps <- reason },
-		Down: func() { down <- struct{}{} }, Metrics: natsbus.NewMetrics(registry),
+		Gap: func(reason string) { gaps <- reason }, Metrics: natsbus.NewMetrics(registry),
 	}, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	expect := func(back, failed, lost, slow int) {
 		t.Helper()
@@ -172,7 +171,6 @@ func TestGapsAndErrorsAreToldAndCounted(t *testing.T) {
 	expect(0, 0, 0, 1)
 
 	s.Shutdown()
-	wait(t, down, "loss")
 	start(t, strings.TrimPrefix(s.URL(), "nats://"), "p")
 	if got := wait(t, gaps, "gap"); got != "reconnected" {
 		t.Errorf("gap: %s", got)

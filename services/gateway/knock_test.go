@@ -49,9 +49,14 @@ func TestConnectionsThatHaveNotSaidWhoTheyAreAreBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			site, client := startBounded(t, test.bound)
+			arrived := func(n float64) { // loops accept side by side, and whom they take last is one too many
+				gatewaytest.Eventually(t, "those who came are counted", func() bool { return site.Metric(t, "halley_gateway_unidentified", "") == n })
+			}
 			first := test.dial(t, site)
+			arrived(1)
 			if test.reason == "unidentified" || test.reason == "address_unidentified" {
 				test.dial(t, site)
+				arrived(2)
 			}
 			turnedAway := func() float64 {
 				return site.Metric(t, "halley_gateway_turned_away_total", `reason="`+test.reason+`"`)

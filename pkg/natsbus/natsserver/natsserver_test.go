@@ -223,17 +223,15 @@ func TestAClientSurvivesARestartAndTellsOfTheGap(t *testing.T) {
 	t.Parallel()
 	store := t.TempDir()
 	first := start(t, store, "127.0.0.1:0")
-	gaps, down := make(chan string, 1), make(chan struct{}, 1)
+	gaps := make(chan string, 1)
 	conn, err := natsbus.Connect("test", natsbus.Config{URL: first.URL(), User: "pushcore", Password: passwords["pushcore"]},
-		slog.New(slog.DiscardHandler), natsbus.Events{
-			Gap:  func(reason string) { gaps <- reason },
-			Down: func() { down <- struct{}{} },
-		})
+		slog.New(slog.DiscardHandler), natsbus.Events{Gap: func(reason string) { gaps <- reason }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	address := strings.TrimPrefix(first.URL(), "nats://")
+	down := conn.StatusChanged(nats.RECONNECTING)
 	first.Shutdown()
 	<-down
 	if err := conn.Publish("app.changed", nil); err == nil {

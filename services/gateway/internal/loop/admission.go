@@ -147,7 +147,7 @@ func (l *Loop) admit(i int32, a Admission) {
 		l.settle(i, m)
 		return
 	}
-	if c.fd != none {
+	if c.watched {
 		if err := l.poll.remove(int(c.fd)); err != nil {
 			l.log.Error("cannot move a connection", "error", err)
 			m.leave()
@@ -212,14 +212,7 @@ func (m *move) run(l *Loop) {
 	c := l.conns.at(i)
 	c.fd, c.transport, c.state = m.fd, m.transport, stateAdmitting
 	c.rest = &rest{outside: m.outside, tls: m.tls, websocket: m.websocket, ride: m.ride}
-	if m.fd != none {
-		if err := l.poll.add(int(m.fd), token(i, c.gen)); err != nil {
-			l.log.Error("cannot take a connection over", "error", err)
-			m.leave()
-			l.close(i, session.Overload)
-			return
-		}
-	} else if m.outside != nil {
+	if m.outside != nil {
 		r := l.ref(i)
 		m.outside.ref.Store(&r)
 	}
@@ -229,6 +222,7 @@ func (m *move) run(l *Loop) {
 		l.take(i, m.tls.pipe.in)
 	}
 	if c.gen == gen {
+		l.heed(i)
 		c.letRead()
 	}
 }

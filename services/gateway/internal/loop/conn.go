@@ -41,6 +41,8 @@ type conn struct {
 	transport Transport
 	// stalled: it is not read, because its session takes no more for now.
 	stalled bool
+	// watched: the poller knows its socket.
+	watched bool
 }
 
 // rest is the part of a connection that exists while bytes wait, or if the connection is wrapped or not a native socket.

@@ -87,10 +87,14 @@ func (c *slow) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// shake makes the handshake of a connection, which begins when the client's first byte has come. The caller bounds its time.
+// firstRead is how much is read of what a client says first: all of it, as a rule.
+const firstRead = 512
+
+// shake makes the handshake of a connection, which begins when something has come from the client. The caller bounds its time.
 func (s *Set) shake(conn net.Conn, config *tls.Config) (*secured, error) {
-	var first [1]byte
-	switch _, err := io.ReadFull(conn, first[:]); {
+	first := make([]byte, firstRead)
+	n, err := conn.Read(first)
+	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fmt.Errorf("handshake: %w", err)
 	case err != nil:
@@ -102,10 +106,10 @@ func (s *Set) shake(conn net.Conn, config *tls.Config) (*secured, error) {
 	}
 	defer s.shakers.leave()
 	secure := &secured{}
-	secure.pipe.under = &slow{conn, first[:], s.shakers}
+	secure.pipe.under = &slow{conn, first[:n], s.shakers}
 	secure.conn = tls.Server(&secure.pipe, config)
 	s.shakers.computing <- struct{}{}
-	err := secure.conn.HandshakeContext(context.Background()) // the connection has a deadline
+	err = secure.conn.HandshakeContext(context.Background()) // the connection has a deadline
 	<-s.shakers.computing
 	s.metrics.handshakes[outcomeOfHandshake(secure.conn, err)].Inc()
 	return secure, err
@@ -148,7 +152,7 @@ func (s *Set) bring(raw net.Conn, a arrival) {
 		return
 	}
 	a.port = &Port{WebSocket: p.WebSocket}
-	if a.fd, err = detach(raw, s.userTimeout); err != nil {
+	if a.fd, err = detach(raw); err != nil {
 		_ = raw.SetDeadline(time.Time{}) // as above
 		a.outside = newOutside(raw, nil, &s.outsides)
 	} else {

@@ -211,26 +211,22 @@ func (l *Loop) begin(a arrival) {
 		l.inwards(i)
 	}
 	l.set.metrics.connections[a.transport].Inc()
-	if a.fd != none {
-		if err := l.poll.add(int(a.fd), token(i, c.gen)); err != nil {
-			l.log.Error("cannot watch a connection", "error", err)
-			l.close(i, session.Overload)
-			return
-		}
-	} else {
+	if a.fd == none {
 		r := l.ref(i)
 		a.outside.ref.Store(&r)
 		a.outside.running.Go(a.outside.read)
 	}
 	_, left := c.hello.Late(l.clock)
 	l.wheel.set(l.conns.link, i, left)
-	if a.tls == nil {
-		return
-	}
 	gen := c.gen
-	l.take(i, nil)                    // what came with the end of the handshake
-	if a.fd != none && c.gen == gen { // and since: phones say CONNECT at once, so that the loop need not be woken for it
-		l.read(i)
+	if a.tls != nil {
+		l.take(i, nil)                    // what came with the end of the handshake
+		if a.fd != none && c.gen == gen { // and since: phones say CONNECT at once, so that the loop need not be woken for it
+			l.read(i)
+		}
+	}
+	if c.gen == gen {
+		l.heed(i)
 	}
 }
 

@@ -157,13 +157,25 @@ func (l *Loop) await(i int32) {
 	}
 }
 
-// watch tells the poller what a connection waits for now.
-func (l *Loop) watch(i int32) {
-	c := l.conns.at(i)
-	if c.fd == none {
-		return
+// heed has the poller watch a connection's socket from now on. That comes after what is there already has been read, for which the loop's
+// thread would be woken otherwise.
+func (l *Loop) heed(i int32) {
+	if c := l.conns.at(i); c.fd != none {
+		c.watched = true
+		l.tell(i, l.poll.add)
 	}
-	if err := l.poll.watch(int(c.fd), token(i, c.gen), !c.stalled, c.rest != nil && c.rest.waiting); err != nil {
+}
+
+// watch tells the poller what a connection waits for now, if it watches it.
+func (l *Loop) watch(i int32) {
+	if l.conns.at(i).watched {
+		l.tell(i, l.poll.watch)
+	}
+}
+
+func (l *Loop) tell(i int32, poll func(fd int, token uint64, readable, writable bool) error) {
+	c := l.conns.at(i)
+	if err := poll(int(c.fd), token(i, c.gen), !c.stalled, c.rest != nil && c.rest.waiting); err != nil {
 		l.log.Error("cannot watch a connection", "error", err)
 		l.close(i, session.Overload)
 	}

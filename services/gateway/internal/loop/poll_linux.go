@@ -43,7 +43,7 @@ func newPoller() (*poller, error) {
 		return nil, errors.Join(fmt.Errorf("eventfd: %w", err), unix.Close(epoll))
 	}
 	p := &poller{epoll: epoll, wakeup: wakeup, events: make([]unix.EpollEvent, maxEvents)}
-	if err := p.add(wakeup, wakeToken); err != nil {
+	if err := p.add(wakeup, wakeToken, true, false); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
@@ -63,8 +63,9 @@ func event(token uint64, readable, writable bool) *unix.EpollEvent {
 	return e
 }
 
-func (p *poller) add(fd int, token uint64) error {
-	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, event(token, true, false)); err != nil {
+// add has a socket watched for what is waited for.
+func (p *poller) add(fd int, token uint64, readable, writable bool) error {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, event(token, readable, writable)); err != nil {
 		return fmt.Errorf("epoll add: %w", err)
 	}
 	return nil
@@ -140,7 +141,7 @@ func (p *poller) wake() {
 
 // listenNative opens n listening sockets on one address (SO_REUSEPORT), one per loop; the kernel spreads connections. An address that
 // another process listens at is refused, though the kernel would give that one a part of them.
-func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err error) {
+func listenNative(address string, n int, userTimeout time.Duration) (fds []int, bound netip.AddrPort, err error) {
 	tcp, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, bound, fmt.Errorf("listen address: %w", err)
@@ -163,7 +164,7 @@ func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err e
 		}
 	}()
 	for range n {
-		fd, port, err := listenOne(tcp)
+		fd, port, err := listenOne(tcp, userTimeout)
 		if err != nil {
 			return fds, bound, fmt.Errorf("listen on %s: %w", tcp, err)
 		}
@@ -174,7 +175,7 @@ func listenNative(address string, n int) (fds []int, bound netip.AddrPort, err e
 	return fds, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
 }
 
-func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
+func listenOne(tcp *net.TCPAddr, userTimeout time.Duration) (fd, port int, err error) {
 	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: tcp.Port, Addr: [16]byte(tcp.IP.To16())})
 	if v4 := tcp.IP.To4(); v4 != nil {
 		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: tcp.Port, Addr: [4]byte(v4)}
@@ -182,7 +183,7 @@ func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EAFNOSUPPORT) && tcp.IP.Equal(net.IPv6unspecified): // this machine has no IPv6
-		return listenOne(&net.TCPAddr{IP: net.IPv4zero, Port: tcp.Port})
+		return listenOne(&net.TCPAddr{IP: net.IPv4zero, Port: tcp.Port}, userTimeout)
 	case err != nil:
 		return -1, 0, err
 	}
@@ -201,6 +202,9 @@ func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
 			return fd, 0, err
 		}
+	}
+	if err := setUp(fd, userTimeout); err != nil {
+		return fd, 0, err
 	}
 	if err := unix.Bind(fd, address); err != nil {
 		return fd, 0, err
@@ -221,8 +225,17 @@ func listenOne(tcp *net.TCPAddr) (fd, port int, err error) {
 	return fd, 0, errors.New("the socket has no port")
 }
 
+// setUp sets on a listening socket what the connections that come from it have from it: a small message must not wait for the
+// acknowledgement of the one before, and a peer that is gone must be noticed while data waits for it.
+func setUp(listener int, userTimeout time.Duration) error {
+	if err := unix.SetsockoptInt(listener, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(listener, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+}
+
 // acceptNative takes one connection off a listening socket; ok is false if none waits.
-func acceptNative(listener int, userTimeout time.Duration) (fd int, remote netip.Addr, ok bool, err error) {
+func acceptNative(listener int) (fd int, remote netip.Addr, ok bool, err error) {
 	for {
 		fd, from, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch {
@@ -239,17 +252,13 @@ func acceptNative(listener int, userTimeout time.Duration) (fd int, remote netip
 		case *unix.SockaddrInet6:
 			remote = netip.AddrFrom16(a.Addr).Unmap()
 		}
-		// A small message must not wait for the acknowledgement of the one before, and a peer that is gone must be noticed
-		// while data waits for it. Neither can fail on a TCP socket.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 		return fd, remote, true, nil
 	}
 }
 
 // detach returns a descriptor of a connection's socket, which Go's own poller then has nothing to do with once the connection is
 // closed.
-func detach(conn net.Conn, userTimeout time.Duration) (fd int32, err error) {
+func detach(conn net.Conn) (fd int32, err error) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return none, errors.New("not TCP")
@@ -266,8 +275,6 @@ func detach(conn net.Conn, userTimeout time.Duration) (fd int32, err error) {
 	if failed != nil {
 		return none, failed
 	}
-	// As for those that loops accept; Go has set TCP_NODELAY.
-	_ = unix.SetsockoptInt(copied, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 	return int32(copied), nil
 }
 

@@ -26,7 +26,7 @@ var errNative = errors.New("not on this system")
 func newPoller() (*poller, error) { return &poller{woken: make(chan struct{}, 1)}, nil }
 
 func (p *poller) close() error                        { return nil }
-func (p *poller) add(int, uint64) error               { return errNative }
+func (p *poller) add(int, uint64, bool, bool) error   { return errNative }
 func (p *poller) watch(int, uint64, bool, bool) error { return errNative }
 func (p *poller) remove(int) error                    { return errNative }
 
@@ -49,16 +49,18 @@ func (p *poller) wake() {
 	}
 }
 
-func listenNative(string, int) ([]int, netip.AddrPort, error) {
+func listenNative(string, int, time.Duration) ([]int, netip.AddrPort, error) {
 	return nil, netip.AddrPort{}, errNative
 }
 
-func acceptNative(int, time.Duration) (int, netip.Addr, bool, error) {
+func setUp(int, time.Duration) error { return nil }
+
+func acceptNative(int) (int, netip.Addr, bool, error) {
 	return -1, netip.Addr{}, false, errNative
 }
-func detach(net.Conn, time.Duration) (int32, error) { return none, errNative }
-func readNative(int, []byte) (int, bool, error)     { return 0, true, errNative }
-func writeNative(int, []byte) (int, error)          { return 0, errNative }
-func shutdownNative(int)                            {}
-func closeNative(int)                               {}
-func probeNative(int)                               {}
+func detach(net.Conn) (int32, error)            { return none, errNative }
+func readNative(int, []byte) (int, bool, error) { return 0, true, errNative }
+func writeNative(int, []byte) (int, error)      { return 0, errNative }
+func shutdownNative(int)                        {}
+func closeNative(int)                           {}
+func probeNative(int)                           {}

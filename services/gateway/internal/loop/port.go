@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/halleypush/halley/services/gateway/internal/proxy"
@@ -34,7 +35,14 @@ func (p *Port) transport() Transport {
 // Listen accepts connections at an address and returns it with the port that was chosen.
 func (s *Set) Listen(address string, p Port) (string, error) {
 	if !nativeSockets || p.TLS != nil {
-		config := net.ListenConfig{KeepAlive: -1} // phones' heartbeats are enough
+		config := net.ListenConfig{
+			KeepAlive: -1, // phones' heartbeats are enough
+			Control: func(_, _ string, c syscall.RawConn) error {
+				var failed error
+				err := c.Control(func(fd uintptr) { failed = setUp(int(fd), s.userTimeout) })
+				return errors.Join(err, failed)
+			},
+		}
 		listener, err := config.Listen(s.background, "tcp", address)
 		if err != nil {
 			return "", fmt.Errorf("listen: %w", err)
@@ -42,7 +50,7 @@ func (s *Set) Listen(address string, p Port) (string, error) {
 		s.acceptFrom(listener, &p)
 		return listener.Addr().String(), nil
 	}
-	fds, bound, err := listenNative(address, len(s.loops))
+	fds, bound, err := listenNative(address, len(s.loops), s.userTimeout)
 	if err != nil {
 		return "", err
 	}
@@ -76,7 +84,7 @@ func (n *listener) drop() { closeNative(n.fd) }
 
 func (n *listener) run(l *Loop) {
 	l.listeners = append(l.listeners, n)
-	if err := l.poll.add(n.fd, n.token()); err != nil {
+	if err := l.poll.add(n.fd, n.token(), true, false); err != nil {
 		l.log.Error("cannot watch a listening socket", "error", err)
 	}
 }
@@ -111,7 +119,7 @@ func (l *Loop) knock(token uint64) {
 // accept takes waiting connections off a listening socket.
 func (l *Loop) accept(n *listener) {
 	for range acceptsPerTurn {
-		fd, remote, ok, err := acceptNative(n.fd, l.set.userTimeout)
+		fd, remote, ok, err := acceptNative(n.fd)
 		if err != nil {
 			l.set.metrics.acceptErrors.Inc()
 			l.log.Error("cannot accept", "error", err)

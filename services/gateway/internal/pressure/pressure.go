@@ -49,15 +49,16 @@ type Gauge struct {
 	looked    [window + 1]time.Time
 	next      int
 	releaser  *releaser
+	spacing   *spacing
 
 	memoryShare, cpuShare prometheus.Gauge
 }
 
 // New returns a gauge. The memory limit is the container's (cgroup); where there is none, GOMEMLIMIT if that is set. root is the
 // file system's in which /proc tells of the process, sockets returns how many it has. Without GOMEMLIMIT, Go is told to keep its heap
-// within what the kernel leaves of the container's memory.
+// within what the kernel leaves of the container's memory; without GOGC, to let it grow by 32 MB between collections.
 func New(l Limits, root string, sockets func() int, registry prometheus.Registerer) *Gauge {
-	g := &Gauge{limits: l, root: root, sockets: sockets, container: findContainer(root), releaser: newReleaser()}
+	g := &Gauge{limits: l, root: root, sockets: sockets, container: findContainer(root), releaser: newReleaser(), spacing: newSpacing()}
 	share := func(resource string) prometheus.Gauge {
 		gauge := prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "halley_gateway_pressure", Help: "Share of what the process can get that it uses; 0 if there is no limit.",
@@ -109,6 +110,7 @@ func (g *Gauge) look(now time.Time, used time.Duration, m usage) {
 		kernel := float64(m.charged - min(m.charged, m.resident))
 		debug.SetMemoryLimit(int64(max(goShare*limit-kernel, goLeast*limit)))
 	}
+	g.spacing.look()
 	g.looked[g.next], g.used[g.next] = now, used
 	oldest := (g.next + 1) % len(g.looked)
 	if !g.looked[oldest].IsZero() {
