@@ -33,7 +33,7 @@ Halley is up.
   health and metrics                     http://%s
   data folder                            %s
   vendor channels                        %s
-`, u.scheme()+u.pushcore.HTTPAddr(), u.pushcore.GRPCAddr(), u.gateway.MQTTAddr(), or(u.gateway.MQTTSAddr(), "none"), admin, u.site.Dir,
+`, u.scheme()+u.pushcore.HTTPAddr(), u.pushcore.GRPCAddr(), u.gateway.MQTTAddr(), u.secureMQTT(), admin, u.site.Dir,
 		or(strings.Join(slices.Sorted(maps.Keys(u.senders)), " "), "none"))
 	if u.simulators != nil {
 		u.say("  vendor simulators, instead of vendors  %s   (control API)\n", u.simulators.ControlURL())
@@ -49,14 +49,27 @@ The app "demo" is new. Its keys are shown this once, and kept in %s:
 	if demo.App != "" {
 		u.say(`
 Try, in another terminal:
-  halley device --user alice            a simulated phone
-  halley push --user alice --title Hi   a push to it
-`)
+  %[1]s device --user alice            a simulated phone
+  %[1]s push --user alice --title Hi   a push to it
+`, os.Args[0])
 	}
 	if u.config.Ready != nil {
 		u.config.Ready(demo)
 	}
 	return nil
+}
+
+// secureMQTT says where phones speak MQTT over TLS, and whom they have to trust for that.
+func (u *up) secureMQTT() string {
+	address := u.gateway.MQTTSAddr()
+	switch {
+	case address == "":
+		return "none"
+	case u.config.TLSCert == "":
+		return address + "   (authority: " + u.site.Path("tls/ca.pem") + ")"
+	default:
+		return address
+	}
 }
 
 func or(text, otherwise string) string {

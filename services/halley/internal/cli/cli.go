@@ -83,16 +83,17 @@ type globals struct {
 	data, app, key, admin, http, grpc, mqtt, clientKey string
 	tls                                                bool
 	output                                             string
-	out                                                io.Writer
+	out, errOut                                        io.Writer
 }
 
 func newRoot(out, errOut io.Writer) *cobra.Command {
-	g := &globals{out: out}
+	g := &globals{out: out, errOut: errOut}
 	root := group("halley", "A self-hosted mobile push platform")
 	root.Long = `Halley gets messages from your servers to your apps on phones.
 
 "halley up" runs all of it in this terminal. The other commands talk to a running one: they take its address and keys from
-flags, from HALLEY_… variables, or from the data folder of the "halley up" on this machine (.halley/demo.env).
+flags, from the folder that --data-dir names, from HALLEY_… variables, or from the data folder of the "halley up" on this
+machine (.halley/demo.env).
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the service, 4 (--wait) not every device reached in time.`
 	root.Version, root.SilenceErrors, root.SilenceUsage = telemetry.Version(), true, true
@@ -147,7 +148,8 @@ func wrapArgs(c *cobra.Command) {
 	}
 }
 
-// settle fills in what the flags leave open: from the environment, then from the data folder, then the defaults.
+// settle fills in what the flags leave open: from the environment, then from the data folder, then the defaults. A data folder that a flag
+// names comes before the environment, which may be another installation's.
 func (g *globals) settle() error {
 	if g.output != "text" && g.output != "json" {
 		return usageError{fmt.Errorf("--output must be text or json, not %q", g.output)}
@@ -170,7 +172,11 @@ func (g *globals) settle() error {
 		{&g.grpc, "HALLEY_GRPC", demo.GRPC, "127.0.0.1:9090"},
 		{&g.mqtt, "HALLEY_MQTT", demo.MQTT, "127.0.0.1:1883"},
 	} {
-		for _, value := range []string{os.Getenv(v.variable), v.found, v.otherwise} {
+		first, second := os.Getenv(v.variable), v.found
+		if g.data != "" {
+			first, second = second, first
+		}
+		for _, value := range []string{first, second, v.otherwise} {
 			if *v.field == "" {
 				*v.field = value
 			}

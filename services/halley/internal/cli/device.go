@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -67,6 +68,20 @@ type phone struct {
 	quiet       bool
 	store       device.Store
 	heartbeat   *device.Heartbeat
+	// say prints a line, complain one about what goes wrong.
+	say, complain func(format string, args ...any)
+	complained    string // the last complaint: the same is not said again and again
+}
+
+// tell says why a phone is not online.
+func (p *phone) tell(s device.State) {
+	switch {
+	case s.Phase == device.Online:
+		p.complained = ""
+	case s.Phase == device.Waiting && s.Err != nil && s.Err.Error() != p.complained:
+		p.complained = s.Err.Error()
+		p.complain("not online, trying again: %v", s.Err)
+	}
 }
 
 // simulate runs phones until ctx ends.
@@ -75,20 +90,22 @@ func (g *globals) simulate(ctx context.Context, n int, configure func(*phone)) e
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	var printing sync.Mutex
-	say := func(p *phone, format string, args ...any) {
+	say := func(to io.Writer, p *phone, format string, args ...any) {
 		printing.Lock()
 		defer printing.Unlock()
 		prefix := ""
 		if n > 1 {
 			prefix = fmt.Sprintf("[%d] ", p.number)
 		}
-		fmt.Fprintf(g.out, "%s%s\n", prefix, fmt.Sprintf(format, args...))
+		fmt.Fprintf(to, "%s%s\n", prefix, fmt.Sprintf(format, args...))
 	}
 	for i := range n {
 		p := &phone{number: i + 1, store: device.MemoryStore()}
 		configure(p)
+		p.say = func(format string, args ...any) { say(g.out, p, format, args...) }
+		p.complain = func(format string, args ...any) { say(g.errOut, p, format, args...) }
 		wg.Go(func() {
-			if err := g.runPhone(ctx, p, func(format string, args ...any) { say(p, format, args...) }); err != nil && ctx.Err() == nil {
+			if err := g.runPhone(ctx, p); err != nil && ctx.Err() == nil {
 				cancel(fmt.Errorf("device %d: %w", p.number, err))
 			}
 		})
@@ -100,12 +117,13 @@ func (g *globals) simulate(ctx context.Context, n int, configure func(*phone)) e
 	return nil
 }
 
-func (g *globals) runPhone(ctx context.Context, p *phone, say func(string, ...any)) error {
+func (g *globals) runPhone(ctx context.Context, p *phone) error {
 	d, err := device.New(ctx, device.Options{
 		App: g.app, ClientKey: g.clientKey, Server: serverURL(g.mqtt), Store: p.store, Heartbeat: p.heartbeat,
-		Report: &device.Report{Platform: "linux", AppVersion: "1.0.0"},
+		Report:  &device.Report{Platform: "linux", AppVersion: "1.0.0"},
+		OnState: p.tell,
 		OnMessage: func(_ context.Context, m device.Message) error {
-			say("%s", g.showMessage(m))
+			p.say("%s", g.showMessage(m))
 			return nil
 		},
 	})
@@ -115,14 +133,14 @@ func (g *globals) runPhone(ctx context.Context, p *phone, say func(string, ...an
 	running := make(chan error, 1)
 	go func() { running <- d.Run(ctx) }()
 	if err := d.Wait(ctx); err == nil && !p.quiet {
-		say("device %s is online", d.Token())
+		p.say("device %s is online", d.Token())
 	}
 	if p.user != "" && ctx.Err() == nil {
 		if _, err := d.Bind(ctx, p.user, p.proof); err != nil {
 			return fmt.Errorf("bind to %s: %w", p.user, err)
 		}
 		if !p.quiet {
-			say("device %s is bound to %s", d.Token(), p.user)
+			p.say("device %s is bound to %s", d.Token(), p.user)
 		}
 	}
 	err = <-running
