@@ -9,6 +9,14 @@ mkdir "$files"/{secrets,nats,database}
 for secret in secrets/admin-token secrets/service-token secrets/ticket-secret nats/password; do
 	printf '%048d' 0 > "$files/$secret"
 done
+certificate=$(go env GOROOT)/src/crypto/tls/generate_cert.go
+(cd "$files" && go run "$certificate" -host localhost -ca -ecdsa-curve P256 2> /dev/null)
+for tls in tls public-tls; do
+	mkdir "$files/$tls"
+	cp "$files/cert.pem" "$files/$tls/tls.crt"
+	cp "$files/cert.pem" "$files/$tls/ca.crt"
+	cp "$files/key.pem" "$files/$tls/tls.key"
+done
 echo postgres://halley@127.0.0.1/halley > "$files/database/url"
 
 checked=0

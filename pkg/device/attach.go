@@ -167,7 +167,7 @@ func (a *Attachment) serve(ctx context.Context, s *session) {
 			break
 		}
 		if final(err) {
-			a.log.ErrorContext(ctx, "a device is not attached any more", "error", err)
+			a.log.ErrorContext(ctx, "a device is not attached, and not tried again", "error", err)
 			a.host.dismiss(a, err)
 			return // the server knows
 		}

@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -151,7 +153,61 @@ func (c *Config) Validate() error {
 	if _, err := c.balancers(); err != nil {
 		return err
 	}
-	return c.Telemetry.Validate()
+	return errors.Join(c.validateAddresses(), c.validateFiles(), c.Telemetry.Validate())
+}
+
+// validateAddresses says what is wrong with where the gateway listens, and with where it sends devices.
+func (c *Config) validateAddresses() error {
+	var errs []error
+	open := false
+	for _, a := range []struct{ name, address string }{{"mqtt", c.MQTT}, {"mqtts", c.MQTTS}, {"websocket", c.WebSocket}} {
+		if a.address == "" {
+			continue
+		}
+		open = true
+		if _, port, err := net.SplitHostPort(a.address); err != nil || !isPort(port) {
+			errs = append(errs, fmt.Errorf("%s: %q is not of the form host:port or :port", a.name, a.address))
+		}
+	}
+	if !open {
+		errs = append(errs, errors.New("mqtt, mqtts or websocket is needed: devices have no way in"))
+	}
+	for _, a := range []struct{ name, address string }{
+		{"server_reference", c.ServerReference}, {"server_reference_tls", c.ServerReferenceTLS}, {"server_reference_websocket", c.ServerReferenceWebSocket},
+	} {
+		host, port, err := net.SplitHostPort(a.address)
+		if err != nil {
+			host, port = a.address, "1"
+		}
+		if a.address != "" && (host == "" || !isPort(port) || strings.ContainsAny(host, "/ @")) {
+			errs = append(errs, fmt.Errorf("%s: %q is not of the form host or host:port", a.name, a.address))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
+}
+
+// validateFiles says which certificates cannot be read.
+func (c *Config) validateFiles() error {
+	var errs []error
+	for _, p := range c.certificates() {
+		if _, err := tls.LoadX509KeyPair(p.Cert, p.Key); err != nil {
+			errs = append(errs, fmt.Errorf("certificate %s with key %s: %w", p.Cert, p.Key, err))
+		}
+	}
+	switch {
+	case c.PushcoreTLS:
+		if _, err := tlsconfig.Client(c.PushcoreCA, c.PushcoreCert, c.PushcoreKey); err != nil {
+			errs = append(errs, fmt.Errorf("pushcore_ca, pushcore_cert and pushcore_key: %w", err))
+		}
+	case c.PushcoreCA != "":
+		errs = append(errs, errors.New("pushcore_ca needs pushcore_tls"))
+	}
+	return errors.Join(errs...)
 }
 
 // certificates returns the files of all certificates, the one for clients that ask for no name first.

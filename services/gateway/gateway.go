@@ -413,11 +413,16 @@ func (g *Gateway) newIncarnation() {
 // drain sends every device away, at a pace, and says good-bye to pushcore.
 func (g *Gateway) drain(ctx context.Context) {
 	g.health.Drain()
+	g.log.InfoContext(ctx, "drains: not ready any more, and accepts until balancers have noticed", "drain_wait", g.config.DrainWait)
 	g.awaitRollout(ctx)
 	wait(ctx, g.config.DrainWait, nil)
 	g.set.StopAccepting()
 	drained := make(chan struct{})
-	g.set.Drain(g.config.DrainRate, g.config.DrainDeadline, func() { close(drained) })
+	g.log.InfoContext(ctx, "sends its devices away", "drain_rate", g.config.DrainRate, "drain_deadline", g.config.DrainDeadline)
+	g.set.Drain(g.config.DrainRate, g.config.DrainDeadline, func(sessions int) {
+		g.log.Info("has sent its devices away", "sessions", sessions)
+		close(drained)
+	})
 	wait(ctx, g.config.DrainDeadline, drained)
 	g.set.Stop()
 	begun := time.Now()

@@ -23,7 +23,7 @@ func (g *Gateway) shed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.log.InfoContext(r.Context(), "sheds devices", "sessions", n, "rate", g.config.DrainRate)
-	g.set.Shed(n, g.config.DrainRate, func() { g.log.Info("has shed devices", "sessions", n) })
+	g.set.Shed(n, g.config.DrainRate, func(gone int) { g.log.Info("has shed devices", "sessions", gone) })
 	w.WriteHeader(http.StatusAccepted)
 	_, _ = fmt.Fprintf(w, "up to %d devices go, %d a second\n", n, g.config.DrainRate) // the caller may be gone
 }

@@ -39,9 +39,9 @@ type sweep struct {
 	finish  func()
 }
 
-// sweep goes through sessions, most in all, at a rate per second and calls done at the end, from one of the loops.
-func (s *Set) sweep(each sweep, most, rate int, done func()) {
-	left := &atomic.Int32{}
+// sweep goes through sessions, most in all, at a rate per second and calls done at the end with how many there were, from one of the loops.
+func (s *Set) sweep(each sweep, most, rate int, done func(sessions int)) {
+	left, sessions := &atomic.Int32{}, &atomic.Int64{}
 	left.Store(int32(len(s.loops)))
 	for n, l := range s.loops {
 		share := most / len(s.loops)
@@ -49,34 +49,37 @@ func (s *Set) sweep(each sweep, most, rate int, done func()) {
 			share++
 		}
 		each.rate, each.most = float64(rate)/float64(len(s.loops)), float64(share)
-		each.finish = func() {
+		own := each
+		own.finish = func() {
+			sessions.Add(int64(own.done))
 			if left.Add(-1) == 0 {
-				done()
+				done(int(sessions.Load()))
 			}
 		}
-		own := each
 		l.post(&own)
 	}
 }
 
 // PullAll has every session ask for what is kept: messages may have been missed.
 func (s *Set) PullAll(rate int, done func()) {
-	s.sweep(sweep{kind: sweepPull}, math.MaxInt, rate, done)
+	s.sweep(sweep{kind: sweepPull}, math.MaxInt, rate, func(int) { done() })
 }
 
 // ReopenAll has every session opened again: the routes may be lost.
 func (s *Set) ReopenAll(rate int, done func()) {
-	s.sweep(sweep{kind: sweepReopen}, math.MaxInt, rate, done)
+	s.sweep(sweep{kind: sweepReopen}, math.MaxInt, rate, func(int) { done() })
 }
 
 // Drain sends every connection away, at a rate per second; faster where they would not be gone within a time otherwise, as
 // those who are left then would all come to other gateways at once.
-func (s *Set) Drain(rate int, within time.Duration, done func()) {
+func (s *Set) Drain(rate int, within time.Duration, done func(sessions int)) {
 	s.sweep(sweep{kind: sweepDrain, within: within}, math.MaxInt, rate, done)
 }
 
-// Shed sends n devices elsewhere, so that the load is spread anew.
-func (s *Set) Shed(n, rate int, done func()) { s.sweep(sweep{kind: sweepShed}, n, rate, done) }
+// Shed sends n devices elsewhere, so that the load is spread anew. done hears how many there were to go.
+func (s *Set) Shed(n, rate int, done func(sessions int)) {
+	s.sweep(sweep{kind: sweepShed}, n, rate, done)
+}
 
 func (s *sweep) run(l *Loop) {
 	s.begun, s.end = l.clock.Since, l.conns.len()
