@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,6 +113,7 @@ func lend(ctx context.Context, admin *client.Admin, app string, kind adminv1.Key
 // pushToPhone connects a phone, pushes to it, and waits for both ends to have it.
 func (g *globals) pushToPhone(ctx context.Context, business *client.Client) (err error) {
 	arrived := make(chan string)
+	var kept atomic.Pointer[error] // why it is not online
 	d, err := device.New(ctx, device.Options{
 		App: g.app, ClientKey: g.clientKey, Server: serverURL(g.mqtt), Store: device.MemoryStore(),
 		Report: &device.Report{Platform: "linux", AppVersion: "1.0.0"},
@@ -121,6 +123,11 @@ func (g *globals) pushToPhone(ctx context.Context, business *client.Client) (err
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
+			}
+		},
+		OnState: func(s device.State) {
+			if s.Phase == device.Waiting {
+				kept.Store(&s.Err)
 			}
 		},
 	})
@@ -133,6 +140,9 @@ func (g *globals) pushToPhone(ctx context.Context, business *client.Client) (err
 	defer phone.Wait()
 	defer stop()
 	if err := d.Wait(ctx); err != nil {
+		if why := kept.Load(); why != nil {
+			err = fmt.Errorf("%w: %w", *why, err)
+		}
 		return fmt.Errorf("connect a phone to %s: %w", g.mqtt, err)
 	}
 	defer func() {

@@ -231,6 +231,9 @@ func TestTheCommandLineOnAWholeHalley(t *testing.T) {
 	if keys := must("--app", "check", "key", "list", "-o", "json"); strings.Count(keys, `"key_id"`) != 6 || strings.Count(keys, `"revoked_at"`) != 6 {
 		t.Errorf("keys left:\n%s", keys)
 	}
+	if code, _, said := run(t, data, "--app", "check", "--mqtt", "127.0.0.1:1", "check", "--within", "2s"); code != cli.ExitNotReached || !strings.Contains(said, "connection refused") {
+		t.Errorf("check without phones ended with %d: %s", code, said)
+	}
 
 	// JSON, for scripts; and a push for somebody who is not there is not reached in time.
 	var devices struct {
