@@ -141,7 +141,7 @@ func (s storms) withoutPushcore() {
 		}
 		visitor.leave()
 	}
-	phones := s.held()[1]
+	phones, lapses := s.held()[1], s.lapses()
 	before, begun := s.crowd.losses(), time.Now()
 	s.cluster.Pushcore.Kill(s.T)
 	s.cluster.Gateways[1].Kill(s.T)
@@ -151,30 +151,42 @@ func (s storms) withoutPushcore() {
 	last(pushcoreAway - time.Since(begun))
 	s.cluster.Pushcore.Start(s.T)
 	s.cluster.Gateways[1].Start(s.T)
+	s.awaitRenewals(1)
+	// The others have found it before it judged their leases.
+	if after := s.lapses(); after[0] != lapses[0] || after[2] != lapses[2] {
+		s.Errorf("leases lapsed: %v before pushcore was away, %v after it", lapses, after)
+	}
 }
 
 // withoutPostgres has PostgreSQL away for longer than leases last, which nobody's lease is to lapse for.
 func (s storms) withoutPostgres() {
 	s.Helper()
-	before := s.count("halley_gateway_lapses_total", "")
+	before := s.lapses()
 	s.cluster.RestartPostgres(s.T, func() { last(leaseLasts) })
-	back := s.renewals()
-	rig.Until(s.T, backWithin, "every gateway has renewed its lease for as long as none is judged after PostgreSQL is back", func() error {
-		now := s.renewals()
-		for i, n := range now {
-			if n < back[i]+renewalsPerLease+1 {
-				return fmt.Errorf("renewals are %v, and were %v", now, back)
-			}
-		}
-		return nil
-	})
-	if after := s.count("halley_gateway_lapses_total", ""); !slices.Equal(before, after) {
+	s.awaitRenewals(renewalsPerLease + 1) // as long as none is judged after PostgreSQL is back
+	if after := s.lapses(); !slices.Equal(before, after) {
 		s.Errorf("leases lapsed: %v before PostgreSQL was away, %v after it", before, after)
 	}
 }
 
-// renewals returns how often each gateway has renewed its lease.
-func (s storms) renewals() []int {
+// awaitRenewals waits until every gateway has renewed its lease so many times from now on.
+func (s storms) awaitRenewals(times int) {
 	s.Helper()
-	return s.count("halley_gateway_lease_renewals_total", `"LIVE"`)
+	renewals := func() []int { return s.count("halley_gateway_lease_renewals_total", `"LIVE"`) }
+	before := renewals()
+	rig.Until(s.T, backWithin, "every gateway renews its lease", func() error {
+		now := renewals()
+		for i, n := range now {
+			if n < before[i]+times {
+				return fmt.Errorf("renewals are %v, and were %v", now, before)
+			}
+		}
+		return nil
+	})
+}
+
+// lapses returns how often each gateway has lost its lease.
+func (s storms) lapses() []int {
+	s.Helper()
+	return s.count("halley_gateway_lapses_total", "")
 }

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -116,6 +117,13 @@ func New(ctx context.Context, c Config) (_ *Gateway, err error) {
 	return g, g.listen()
 }
 
+// reconnect has a pushcore that is back found within a second or so, however long it was away: it judges the leases 6 s after its start, and
+// gRPC's own pauses grow to two minutes.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+	MinConnectTimeout: 2 * time.Second,
+}
+
 // connect prepares the connections to pushcore and NATS.
 func (g *Gateway) connect() error {
 	creds, err := g.credentials()
@@ -124,6 +132,7 @@ func (g *Gateway) connect() error {
 	}
 	g.rpc, err = grpc.NewClient(g.config.Pushcore, append(creds,
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
+		grpc.WithConnectParams(reconnect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithStatsHandler(otelgrpc.NewClientHandler(
