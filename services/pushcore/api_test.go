@@ -191,12 +191,21 @@ func TestRESTRefusesWhatItDoesNotKnowByName(t *testing.T) {
 		}
 	}
 	unknown := "/v1/apps/" + app.ID + "/pushes/01935f3e-0000-7000-8000-000000000000"
-	for path, want := range map[string]int{
-		unknown: http.StatusNotFound, unknown + "/deliveries": http.StatusNotFound, "/v2/anything": http.StatusNotFound,
+	for _, c := range []struct {
+		method, path, body string
+		code               int
+		reason             string
+	}{
+		{"GET", unknown, "", http.StatusNotFound, "PUSH_NOT_FOUND"},
+		{"GET", unknown + "/deliveries", "", http.StatusNotFound, "PUSH_NOT_FOUND"},
+		{"GET", "/v2/anything", "", http.StatusNotFound, "NO_SUCH_CALL"},
+		{"GET", "/v1/anything", "", http.StatusNotFound, "NO_SUCH_CALL"},
+		{"PUT", "/v1/apps/" + app.ID + "/pushes", "{}", http.StatusMethodNotAllowed, "NO_SUCH_CALL"},
+		{"POST", "/v1/apps/" + app.ID + "/pushes", `{"payload":"` + strings.Repeat("x", 17<<20) + `"}`, http.StatusBadRequest, "BODY_TOO_LARGE"},
 	} {
-		answer := core.REST(t, "GET", path, "", auth)
-		if answer.Code != want || !json.Valid([]byte(answer.Body)) {
-			t.Errorf("%s: %d %s", path, answer.Code, answer.Body)
+		answer := core.REST(t, c.method, c.path, c.body, auth)
+		if answer.Code != c.code || !json.Valid([]byte(answer.Body)) || !strings.Contains(answer.Body, c.reason) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, answer.Code, answer.Body)
 		}
 	}
 	answer := core.REST(t, "POST", "/v1/apps/"+app.ID+"/pushes",
@@ -211,9 +220,6 @@ func restField(t *testing.T, a pushcoretest.Answer) string {
 	t.Helper()
 	for _, detail := range a.Decode(t)["details"].([]any) {
 		d := detail.(map[string]any)
-		if violations, ok := d["fieldViolations"].([]any); ok && len(violations) > 0 {
-			return violations[0].(map[string]any)["field"].(string)
-		}
 		if violations, ok := d["field_violations"].([]any); ok && len(violations) > 0 {
 			return violations[0].(map[string]any)["field"].(string)
 		}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -97,10 +99,19 @@ func validate(m proto.Message) error {
 
 var unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)
 
+// tooLarge is how a body over the bound ends, in words.
+var tooLarge = (&http.MaxBytesError{}).Error()
+
 // explain adds details to the statuses that the REST layer makes itself, for JSON that is not what the method takes.
 func explain(s *status.Status) *status.Status {
 	if s.Code() != codes.InvalidArgument || len(s.Details()) > 0 {
 		return s
+	}
+	if strings.HasSuffix(s.Message(), tooLarge) {
+		f := &fault.Error{
+			Code: codes.InvalidArgument, Reason: "BODY_TOO_LARGE", Message: fmt.Sprintf("the body has more than %d MiB", maxBody>>20),
+		}
+		return f.GRPCStatus()
 	}
 	f := &fault.Error{Code: s.Code(), Reason: "MALFORMED_JSON", Message: s.Message()}
 	if match := unknownField.FindStringSubmatch(s.Message()); match != nil {

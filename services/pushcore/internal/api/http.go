@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 
@@ -21,14 +20,18 @@ import (
 // maxBody bounds a REST request: a batch of 500 pushes with long lists fits.
 const maxBody = 16 << 20
 
+// marshaler is the form of all JSON that goes out, errors, too.
+var marshaler = &runtime.JSONPb{
+	MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true},
+	UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
+}
+
 // NewREST returns the handler of /v1 and /admin/v1. It calls the gRPC server over conn, so both go the same way.
 func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
-			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true},
-			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
-		}),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler),
 		runtime.WithErrorHandler(restError),
+		runtime.WithRoutingErrorHandler(noCall),
 		// No header goes through but Authorization, which the mux passes on by itself: the trace is in the context.
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
 	)
@@ -47,7 +50,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		for name := range r.URL.Query() {
 			if !known[name] {
 				err := fault.Invalid(name, "there is no such query parameter")
-				restError(r.Context(), mux, &runtime.JSONPb{}, w, r, err.GRPCStatus().Err())
+				restError(r.Context(), mux, marshaler, w, r, err.GRPCStatus().Err())
 				return
 			}
 		}
@@ -83,6 +86,15 @@ func restError(
 	runtime.DefaultHTTPErrorHandler(ctx, mux, m, w, r, s.Err())
 }
 
+// noCall answers for a path or a method that the API does not have.
+func noCall(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
+	runtime.DefaultHTTPErrorHandler(ctx, mux, m, w, r, &runtime.HTTPStatusError{HTTPStatus: code, Err: noSuchCall(r).Err()})
+}
+
+func noSuchCall(r *http.Request) *status.Status {
+	return fault.NotFound("NO_SUCH_CALL", "there is no %s %s; see /openapi.json", r.Method, r.URL.Path).GRPCStatus()
+}
+
 // OpenAPI serves the OpenAPI document of the REST API.
 func OpenAPI(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
@@ -93,5 +105,5 @@ func OpenAPI(w http.ResponseWriter, _ *http.Request) {
 func NotFound(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusNotFound)
-	_ = json.NewEncoder(w).Encode(map[string]any{"code": 5, "message": "there is no " + r.URL.Path + "; see /openapi.json"})
+	_ = marshaler.NewEncoder(w).Encode(noSuchCall(r).Proto()) // fails only when the caller is gone
 }
