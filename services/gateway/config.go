@@ -29,11 +29,11 @@ type Config struct {
 	TLSCert   string `yaml:"tls_cert" env:"TLS_CERT" doc:"certificate file for mqtts and websocket"`
 	TLSKey    string `yaml:"tls_key" env:"TLS_KEY" doc:"key file for mqtts and websocket"`
 
-	Certificates     []string      `yaml:"certificates" env:"CERTIFICATES" doc:"further certificates, as cert file:key file; a client gets the first that fits the name it asks for, else tls_cert"`
+	Certificates     []string      `yaml:"certificates" env:"CERTIFICATES" doc:"further certificates, a list of cert file:key file; a client gets the first that fits the name it asks for, else tls_cert"`
 	TicketSecret     config.Secret `yaml:"ticket_secret" env:"TICKET_SECRET" doc:"32 bytes or more, the same for all gateways: phones resume TLS with any of them. Empty: only with the one they came from"`
 	TicketSecretFile string        `yaml:"ticket_secret_file" env:"TICKET_SECRET_FILE" doc:"a file with the ticket secret"`
 	MaxHandshakes    int           `yaml:"max_handshakes" env:"MAX_HANDSHAKES" default:"4096" doc:"TLS handshakes under way; connections beyond are closed"`
-	ProxyProtocol    []string      `yaml:"proxy_protocol" env:"PROXY_PROTOCOL" doc:"balancers' networks, such as 10.0.0.0/8: connections come from them alone, and begin with a PROXY header of version 2 that names the client"`
+	ProxyProtocol    []string      `yaml:"proxy_protocol" env:"PROXY_PROTOCOL" doc:"list of the balancers' networks, such as [10.0.0.0/8]: connections come from them alone, and begin with a PROXY header of version 2 that names the client"`
 
 	Pushcore         string        `yaml:"pushcore" env:"PUSHCORE" default:"127.0.0.1:9091" doc:"address of pushcore's internal port; dns:///name:port spreads over replicas"`
 	PushcoreTLS      bool          `yaml:"pushcore_tls" env:"PUSHCORE_TLS" doc:"speak TLS with pushcore"`

@@ -44,7 +44,7 @@ type Config struct {
 	Tools       string        `yaml:"tools" env:"TOOLS" doc:"folder where npm put PostgreSQL's binaries, if Debian has none"`
 	Demo        bool          `yaml:"demo" env:"DEMO" default:"true" doc:"make the app demo at the first start"`
 
-	Channels         []string `yaml:"channels" env:"CHANNELS" default:"all" doc:"vendor channels whose senders run in this process: names, all or none; a vendor's own keys, such as HALLEY_APNS_PRODUCTION, are taken from the environment"`
+	Channels         []string `yaml:"channels" env:"CHANNELS" default:"all" doc:"vendor channels whose senders run in this process, a list (channels: [apns, fcm]): names, all or none; a vendor's own keys, such as HALLEY_APNS_PRODUCTION, are taken from the environment"`
 	PublicURL        string   `yaml:"public_url" env:"PUBLIC_URL" doc:"where vendors reach the http address with their receipts, such as https://push.example.com; empty: those that are told with every push send none"`
 	CORSOrigins      []string `yaml:"cors_origins" env:"CORS_ORIGINS" doc:"origins of web pages that may make the phones' calls from their scripts, such as https://www.example.com; * is any; empty: none"`
 	VendorSimulators bool     `yaml:"vendor_simulators" env:"VENDOR_SIMULATORS" doc:"run simulators of the vendors, and send to them instead of to the vendors"`
