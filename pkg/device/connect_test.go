@@ -415,3 +415,15 @@ func TestOptionsAreChecked(t *testing.T) {
 		t.Error("took the store of another app")
 	}
 }
+
+func TestARegistrationHoldsThoughItsConnectionEndsBeforeTheSubscription(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		p := r.server.accept().peer
+		p.register("token", "secret")
+		next[*packets.Subscribe](p)
+		p.conn.Close()
+		r.server.accept().peer.admit("token", "secret")
+	})
+}

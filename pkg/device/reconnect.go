@@ -166,7 +166,7 @@ func (d *Device) rest(ctx context.Context, pause time.Duration) {
 
 // hold connects and stays until the connection ends. It returns how long it held, and why it ended.
 func (d *Device) hold(ctx context.Context, p *plan) (time.Duration, error) {
-	s, err := d.connect(ctx, p.at, p.register)
+	s, err := d.connect(ctx, p)
 	if d.Token() != "" {
 		p.known = true
 	}

@@ -95,8 +95,10 @@ func (a lateAcks) ConnectionLost(p *packets.Disconnect) error {
 	return a.State.ConnectionLost(p)
 }
 
-// connect opens a connection, registers if register is true, and subscribes.
-func (d *Device) connect(ctx context.Context, t target, register bool) (*session, error) {
+// connect opens a connection as planned, registers if that is due, and subscribes. A registration holds whatever becomes of the connection
+// after it.
+func (d *Device) connect(ctx context.Context, p *plan) (*session, error) {
+	t, register := p.at, p.register
 	packet, err := d.connectPacket(register)
 	if err != nil {
 		return nil, err
@@ -122,7 +124,9 @@ func (d *Device) connect(ctx context.Context, t target, register bool) (*session
 		return nil, refused(t, connack, err)
 	}
 	if register {
-		err = d.registered(ctx, s, connack)
+		if err = d.registered(ctx, s, connack); err == nil {
+			p.registered()
+		}
 	}
 	if err == nil {
 		place := s.sit(d.member)
