@@ -10,7 +10,7 @@ for secret in secrets/admin-token secrets/service-token secrets/ticket-secret na
 	printf '%048d' 0 > "$files/$secret"
 done
 certificate=$(go env GOROOT)/src/crypto/tls/generate_cert.go
-(cd "$files" && go run "$certificate" -host localhost -ca -ecdsa-curve P256 2> /dev/null)
+(cd "$files" && go run "$certificate" -host localhost -ca -ecdsa-curve P256)
 for tls in tls public-tls; do
 	mkdir "$files/$tls"
 	cp "$files/cert.pem" "$files/$tls/tls.crt"
