@@ -237,6 +237,7 @@ func TestThoseWhoAreRefusedTogetherAreToldTimesOneAfterTheOther(t *testing.T) {
 		for range 5 { // one in two seconds, over the last ten
 			site.Online(t, site.Core.NewDevice(t))
 		}
+		gatewaytest.Eventually(t, "the gateway has the answers", func() bool { return site.Metric(t, "halley_gateway_opening_sessions", "") == 0 })
 		site.Core.Leave()
 		for range 3 {
 			w := site.Dial(t, gatewaytest.V5)

@@ -226,6 +226,9 @@ func (g *Gateway) build() error {
 	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "halley_gateway_unidentified", Help: "Connections that have not said yet who they are.",
 	}, func() float64 { return float64(admission.Waiting()) }))
+	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "halley_gateway_opening_sessions", Help: "Sessions that wait to be opened by pushcore, or for its answer; max_opens is their limit.",
+	}, func() float64 { return float64(g.core.Opening()) }))
 	g.set, err = loop.NewSet(loop.Config{
 		Loops: n, Processors: processors, Handshakes: c.MaxHandshakes, UserTimeout: c.UserTimeout, Lifetime: c.MaxLifetime, References: c.references(),
 		Limits: session.Limits{MaxPacket: c.MaxPacket, Rate: float32(c.PacketRate), Burst: float32(c.PacketBurst)},
