@@ -201,7 +201,7 @@ define measure
 	tools/setup/e2e.sh
 	@mkdir -p bench/out
 	go build -o $(BIN)/bench ./bench/cmd/bench
-	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) $(BIN)/bench -out bench/out -suite $(1) $(if $(QUICK),-quick) $(if $(PROFILES),-profiles $(PROFILES)) -run '$(RUN)'
+	HALLEY_BENCH_BIN=$(BIN) $(WITH_POSTGRES) tools/bench-network.sh $(BIN)/bench -out bench/out -suite $(1) $(if $(QUICK),-quick) $(if $(PROFILES),-profiles $(PROFILES)) -run '$(RUN)'
 endef
 
 .PHONY: fuzz

@@ -222,6 +222,9 @@ func (g *Gateway) build() error {
 		n = processors
 	}
 	spare(n)
+	if err := shortSlices(); err != nil { // a seccomp profile may forbid it
+		g.log.Info("keeps the kernel's time slices: direct messages wait longer beside broadcasts", "error", err)
+	}
 	admission := gate.New(c.limits(), g.keepsOut)
 	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "halley_gateway_unidentified", Help: "Connections that have not said yet who they are.",

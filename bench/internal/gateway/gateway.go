@@ -126,12 +126,13 @@ func (b *bench) say(format string, args ...any) {
 
 func (b *bench) add(f report.Figure) { b.figures = append(b.figures, f) }
 
-// startGateway starts a gateway on the sink.
-func (b *bench) startGateway(ctx context.Context) (*site.Gateway, error) {
+// startGateway starts a gateway on the sink. Devices connect to an address of this host; empty: the usual one.
+func (b *bench) startGateway(ctx context.Context, host string) (*site.Gateway, error) {
 	b.started++
 	return site.StartGateway(ctx, site.GatewayOptions{
 		Bin: b.Bin, Dir: b.dir, Name: fmt.Sprintf("gateway-%d", b.started), NATS: b.nats.URL, Pushcore: b.sink.Address,
 		Certificate: filepath.Join(b.dir, certFile), Key: filepath.Join(b.dir, keyFile), Spans: "http://" + b.sink.Address,
+		Host: host,
 	})
 }
 

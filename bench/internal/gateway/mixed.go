@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,6 +18,10 @@ import (
 const (
 	// directRate is how many direct messages a second are sent.
 	directRate = 200
+	// promptHost is the address of the gateway, a loopback one. Packets to it are acknowledged at once if tools/bench-network.sh could
+	// see to it. The phones' kernel is this machine's here. Where they do not come to read within 40 ms it acknowledges for
+	// them, by timers, which end together and keep a processor busy for 1 to 2 ms: their own, if phones were elsewhere.
+	promptHost = "127.0.0.2"
 	// ahead is how many broadcasts may be on their way; a session's window takes 16.
 	ahead = 4
 )
@@ -24,7 +30,12 @@ const (
 func (b *bench) mixed(ctx context.Context) error {
 	starting, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
-	h, err := b.newHalley(starting, 0)
+	if err := promptly(starting); err != nil {
+		b.say("phones acknowledge by timers, which cost this machine's processors: %v", err)
+	} else {
+		b.say("phones connect to %s, whose route has quickack", promptHost)
+	}
+	h, err := b.newHalleyAt(starting, promptHost, 0)
 	if err != nil {
 		return err
 	}
@@ -65,6 +76,15 @@ func (b *bench) mixed(ctx context.Context) error {
 	b.add(report.Of("mixed.p99_ratio", "x quiet", ratios...).Target("<= 3"))
 	b.add(report.Of("mixed.p99_ms", "ms", busy...).With("quiet", quiet...))
 	return nil
+}
+
+// promptly returns an error if packets to promptHost are not acknowledged at once.
+func promptly(ctx context.Context) error {
+	route, err := exec.CommandContext(ctx, "ip", "route", "show", "table", "local", promptHost).CombinedOutput()
+	if err == nil && !strings.Contains(string(route), "quickack") {
+		err = fmt.Errorf("%s has no route with quickack", promptHost)
+	}
+	return err
 }
 
 // directly sends direct messages and returns the 99th percentile, in ms, of the time from the request to the PUBLISH at the

@@ -46,7 +46,12 @@ func (b *bench) startHalley(ctx context.Context) (server, error) { return b.newH
 
 // newHalley starts a gateway whose devices have the ordinals from first on.
 func (b *bench) newHalley(ctx context.Context, first int) (*halley, error) {
-	g, err := b.startGateway(ctx)
+	return b.newHalleyAt(ctx, "", first)
+}
+
+// newHalleyAt has its devices connect to an address of this host.
+func (b *bench) newHalleyAt(ctx context.Context, host string, first int) (*halley, error) {
+	g, err := b.startGateway(ctx, host)
 	if err != nil {
 		return nil, err
 	}

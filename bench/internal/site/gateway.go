@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -19,6 +20,8 @@ type GatewayOptions struct {
 	Certificate, Key string
 	// Spans is where spans go over OTLP, a URL; empty: nowhere.
 	Spans string
+	// Host is the address of the port that devices connect to; empty: 127.0.0.1.
+	Host string
 }
 
 // Gateway is a running gateway. Stop it.
@@ -38,6 +41,13 @@ func StartGateway(ctx context.Context, o GatewayOptions) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{MQTT: a[0], Admin: a[1]}
+	if o.Host != "" {
+		_, port, err := net.SplitHostPort(g.MQTT)
+		if err != nil {
+			return nil, err
+		}
+		g.MQTT = net.JoinHostPort(o.Host, port)
+	}
 	secure := ""
 	if o.Certificate != "" {
 		g.MQTTS = a[2]

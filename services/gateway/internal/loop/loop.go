@@ -236,10 +236,15 @@ func (l *Loop) read(i int32) {
 		l.close(i, session.ByPeer)
 		return
 	}
-	if n > 0 && l.conns.at(i).state != stateClosing {
+	if c := l.conns.at(i); n > 0 && c.state != stateClosing {
 		l.tally.bytesIn += n
-		if l.metered(i, n) {
-			l.take(i, l.buf[:n])
+		if !l.metered(i, n) {
+			return
+		}
+		gen, acks, out := c.gen, l.tally.acks, l.tally.bytesOut
+		l.take(i, l.buf[:n])
+		if l.tally.acks > acks && l.tally.bytesOut == out && c.gen == gen { // a PUBACK, which nothing answers
+			acknowledgeNative(int(c.fd))
 		}
 	}
 }

@@ -310,6 +310,15 @@ func writeNative(fd int, data []byte) (n int, err error) {
 	}
 }
 
+// acknowledgeNative has the kernel acknowledge at once what was read. Otherwise it waits 40 ms for something to send the acknowledgement
+// with (tcp(7), TCP_QUICKACK), and after a broadcast the timers of thousands of connections end together, and nothing else runs
+// on a processor meanwhile.
+func acknowledgeNative(fd int) {
+	on := int32(1)
+	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK,
+		uintptr(unsafe.Pointer(&on)), unsafe.Sizeof(on), 0) // late is well, too
+}
+
 // shutdownNative says that nothing more will be sent.
 func shutdownNative(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) } // fails only if the peer is gone
 

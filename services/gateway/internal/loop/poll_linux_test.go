@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	gatewayv1 "github.com/halleypush/halley/proto/halley/gateway/v1"
+	"github.com/halleypush/halley/services/gateway/internal/mqtt"
 )
 
 func TestTwoGatewaysDoNotShareAPort(t *testing.T) {
@@ -70,5 +73,66 @@ func TestConnectionsAreSetUpLikeTheirListeningSocket(t *testing.T) {
 		if got, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, option); err != nil || got != want {
 			t.Errorf("option %d is %d, not %d: %v", option, got, want, err)
 		}
+	}
+}
+
+func TestAPUBACKIsAcknowledgedAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPhone(t, mqtt.V5)
+	fd := int(p.loop.conns.at(p.index).fd)
+	overTCP(t, fd, p.fd)
+	prompt := func() bool {
+		on, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return on == 1
+	}
+	pings := 0
+	for ; prompt(); pings++ { // the kernel finds out that there are answers to send acknowledgements with
+		if pings == 100 {
+			t.Fatal("the kernel never waits for an answer")
+		}
+		p.say(t, []byte{0xC0, 0})
+		p.read(t)
+	}
+	p.say(t, []byte{0xC0, 0})
+	if p.read(t); prompt() {
+		t.Error("a PINGREQ is acknowledged before its answer")
+	}
+	target := Target{App: 7, Ordinal: 12, Session: p.session, Message: messages(1)[0]}
+	if got := p.loop.deliver(&target); got != gatewayv1.DeliverResponse_TAKEN {
+		t.Fatalf("the delivery is %v", got)
+	}
+	if p.ack(t, p.read(t)); !prompt() {
+		t.Error("the kernel waits for an answer to a PUBACK")
+	}
+}
+
+// overTCP puts a TCP connection in the place of what two descriptors were.
+func overTCP(t *testing.T, server, client int) {
+	t.Helper()
+	fds, bound, err := listenNative("127.0.0.1:0", 1, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeNative(fds[0])
+	conn, err := net.Dial("tcp", bound.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	accepted, _, ok, err := acceptNative(fds[0])
+	if err != nil || !ok {
+		t.Fatalf("accept: %v, %v", ok, err)
+	}
+	defer closeNative(accepted)
+	dialled, err := detach(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeNative(int(dialled))
+	if err := errors.Join(unix.Dup3(accepted, server, 0), unix.Dup3(int(dialled), client, 0)); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -61,6 +61,7 @@ func acceptNative(int) (int, netip.Addr, bool, error) {
 func detach(net.Conn) (int32, error)            { return none, errNative }
 func readNative(int, []byte) (int, bool, error) { return 0, true, errNative }
 func writeNative(int, []byte) (int, error)      { return 0, errNative }
+func acknowledgeNative(int)                     {}
 func shutdownNative(int)                        {}
 func closeNative(int)                           {}
 func probeNative(int)                           {}
