@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// slice is the time slice of the gateway's threads, in ns: the least that the kernel knows. With its own, 1.4 ms where there are two
-// processors, a thread that a direct message wakes waits until whoever has the processor has had that much, and a loop that gives way
-// loses as much of its share each time: two thirds of the rate of a broadcast are left while direct messages come
-// (make bench-gateway RUN=mixed; Linux 6.18).
-const slice = 100_000
+// slice is the time slice of the gateway's threads, in ns. With the kernel's own, 1.4 ms where there are two processors, a thread that a
+// direct message wakes waits until whoever has the processor has had that much, and a loop that gives way loses as much of its share each
+// time: four fifths of the rate of a broadcast are left while direct messages come (make bench-gateway RUN=mixed; Linux 6.18). With
+// 0.1 ms broadcasts are faster still, but threads at work are interrupted so often that TLS handshakes cost a tenth more.
+const slice = 400_000
 
 // shortSlices asks the kernel for short slices for the threads of this process, and those that they start (sched_setattr(2);
 // the kernel takes no notice before Linux 6.12). They get no more of the processors for it.
