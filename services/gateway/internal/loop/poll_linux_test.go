@@ -52,9 +52,10 @@ func TestAnAddressWithoutAHostIsEveryAddress(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreSetUpLikeTheirListeningSocket(t *testing.T) {
-	t.Parallel()
-	fds, bound, err := listenNative("127.0.0.1:0", 1, 7*time.Second)
+// tcpPair returns both ends of a connection: what acceptNative makes of it, and the client's.
+func tcpPair(t *testing.T, userTimeout time.Duration) (int, net.Conn) {
+	t.Helper()
+	fds, bound, err := listenNative("127.0.0.1:0", 1, userTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,12 +64,18 @@ func TestConnectionsAreSetUpLikeTheirListeningSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
+	t.Cleanup(func() { _ = client.Close() })
 	fd, _, ok, err := acceptNative(fds[0])
 	if err != nil || !ok {
 		t.Fatalf("accept: %v, %v", ok, err)
 	}
-	defer closeNative(fd)
+	t.Cleanup(func() { closeNative(fd) })
+	return fd, client
+}
+
+func TestConnectionsAreSetUpLikeTheirListeningSocket(t *testing.T) {
+	t.Parallel()
+	fd, _ := tcpPair(t, 7*time.Second)
 	for option, want := range map[int]int{unix.TCP_NODELAY: 1, unix.TCP_USER_TIMEOUT: 7000} {
 		if got, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, option); err != nil || got != want {
 			t.Errorf("option %d is %d, not %d: %v", option, got, want, err)
@@ -112,21 +119,7 @@ func TestAPUBACKIsAcknowledgedAtOnce(t *testing.T) {
 // overTCP puts a TCP connection in the place of what two descriptors were.
 func overTCP(t *testing.T, server, client int) {
 	t.Helper()
-	fds, bound, err := listenNative("127.0.0.1:0", 1, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeNative(fds[0])
-	conn, err := net.Dial("tcp", bound.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	accepted, _, ok, err := acceptNative(fds[0])
-	if err != nil || !ok {
-		t.Fatalf("accept: %v, %v", ok, err)
-	}
-	defer closeNative(accepted)
+	accepted, conn := tcpPair(t, time.Minute)
 	dialled, err := detach(conn)
 	if err != nil {
 		t.Fatal(err)
